@@ -1,0 +1,197 @@
+"""The stream of batches: every row each epoch, the same for the same seed, resumable to the batch."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from fixtures.tiny_folder import make_tiny_folder
+from PIL import Image
+
+from vtzero.data.batches import Buckets
+from vtzero.data.example import Example, Rejected
+from vtzero.data.pipeline import GroupPipeline
+from vtzero.data.processor import Processor
+from vtzero.data.prompts import prompt_template
+
+BUCKETS = Buckets(prompt_length=160, patches=16)
+
+
+class Questions:
+    """Rows by number; those of `bad` cannot be read, and those of `long` do not fit the bucket."""
+
+    def __init__(self, length, bad=(), long=()):
+        self.length, self.bad, self.long = length, set(bad), set(long)
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            return Rejected(str(index), "no answer")
+        question = "Where? " * (100 if index in self.long else 1)
+        return Example(str(index), question, "left", (Image.new("RGB", (30, 30), (index, 0, 0)),))
+
+    def __repr__(self):
+        return "questions"
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return Processor.from_folder(make_tiny_folder(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def pipeline(processor):
+    opened = []
+
+    def build(source, *, seed=3, **options):
+        stream = GroupPipeline(
+            source, processor, prompt_template("r1_zero_base"), BUCKETS, seed=seed, **options
+        )
+        opened.append(stream)
+        return stream
+
+    yield build
+    for stream in opened:
+        stream.close()
+
+
+def ids(batch):
+    return [prompt.id for prompt in batch.prompts]
+
+
+def assert_same(one, other):
+    assert ids(one) == ids(other)
+    assert one.rejected == other.rejected
+    for ours, theirs in zip(jax.tree.leaves(one.arrays), jax.tree.leaves(other.arrays), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_each_epoch_shows_every_row_in_another_order(pipeline):
+    stream = pipeline(Questions(12))
+    epochs = [[row for _ in range(3) for row in ids(stream.next_batch(4))] for _ in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch, key=int) == [str(i) for i in range(12)]
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_arrays_belong_to_the_prompts(pipeline):
+    batch = pipeline(Questions(6)).next_batch(4)
+    assert batch.arrays.ids.shape == (4, 160)
+    for row, prompt in enumerate(batch.prompts):
+        np.testing.assert_array_equal(batch.arrays.ids[row, : len(prompt.ids)], prompt.ids)
+        np.testing.assert_array_equal(batch.arrays.patches[row, : len(prompt.patches)], prompt.patches)
+
+
+def test_seeds_differ_and_repeat(pipeline):
+    orders = [ids(pipeline(Questions(20), seed=seed).next_batch(10)) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+@pytest.mark.parametrize("threads", [(0, 0), (1, 2), (4, 16)], ids=str)
+def test_prefetching_changes_nothing(pipeline, threads):
+    source = Questions(11, bad=[2, 5], long=[7])
+    plain = pipeline(source, num_threads=0, prefetch=0)
+    ahead = pipeline(source, num_threads=threads[0], prefetch=threads[1])
+    for _ in range(5):
+        assert_same(plain.next_batch(3), ahead.next_batch(3))
+
+
+@pytest.mark.parametrize("batches_before", [0, 1, 2, 5])
+@pytest.mark.parametrize("threads", [(0, 0), (4, 16)], ids=str)
+def test_a_fresh_pipeline_continues_from_the_state(pipeline, batches_before, threads):
+    source = Questions(11, bad=[2, 5], long=[7])
+    options = {"num_threads": threads[0], "prefetch": threads[1]}
+    whole = pipeline(source, **options)
+    for _ in range(batches_before):
+        whole.next_batch(3)
+    state = json.loads(json.dumps(whole.get_state()))
+    resumed = pipeline(source, **options)
+    resumed.next_batch(2)
+    resumed.set_state(state)
+    for _ in range(4):
+        assert_same(whole.next_batch(3), resumed.next_batch(3))
+
+
+def test_rejected_rows_are_returned_where_they_stood(pipeline):
+    source = Questions(10, bad=[1, 4], long=[6])
+    batches = [pipeline(source).next_batch(7) for _ in range(2)]
+    rejected = batches[0].rejected
+    assert rejected == batches[1].rejected
+    assert {row.id for row in rejected} <= {"1", "4", "6"}
+    epoch = pipeline(source)
+    seen = [epoch.next_batch(1) for _ in range(14)]
+    reasons = {row.id: row.reason for batch in seen for row in batch.rejected}
+    assert reasons["1"] == reasons["4"] == "no answer"
+    assert "the bucket holds 160" in reasons["6"]
+    assert not {"1", "4", "6"} & {prompt for batch in seen for prompt in ids(batch)}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_an_epoch_without_overlap(pipeline, count):
+    parts = [pipeline(Questions(12), process_index=i, process_count=count) for i in range(count)]
+    for _ in range(2):
+        together = [row for part in parts for row in ids(part.next_batch(12 // count))]
+        assert sorted(together, key=int) == [str(i) for i in range(12)]
+
+
+def test_processes_deal_out_the_order_of_one(pipeline):
+    alone = ids(pipeline(Questions(7)).next_batch(14))
+    parts = [pipeline(Questions(7), process_index=i, process_count=2) for i in range(2)]
+    first, second = (ids(part.next_batch(7)) for part in parts)
+    assert alone == [row for pair in zip(first, second, strict=True) for row in pair]
+
+
+def test_fewer_rows_than_processes(pipeline):
+    assert len(ids(pipeline(Questions(2), process_index=3, process_count=4).next_batch(5))) == 5
+
+
+def test_nothing_but_rejections_ends_with_the_last_reason(pipeline):
+    with pytest.raises(
+        ValueError, match=r"every row of questions was rejected; the last reason, of \d: no answer"
+    ):
+        pipeline(Questions(5, bad=range(5))).next_batch(2)
+
+
+def test_one_good_row_among_many_is_found(pipeline):
+    stream = pipeline(Questions(40, bad=range(1, 40)))
+    assert [ids(stream.next_batch(1)) for _ in range(6)] == [["0"]] * 6
+
+
+def test_a_limit_of_rejections_in_a_row(pipeline):
+    stream = pipeline(Questions(40, bad=range(1, 40)), max_rejected=4)
+    with pytest.raises(ValueError, match="4 rows in a row of questions were rejected"):
+        stream.next_batch(3)
+
+
+def test_rejections_between_good_rows_do_not_add_up(pipeline):
+    """Six bad rows of twelve can follow each other twelve times at most, over the end of an epoch."""
+    batch = pipeline(Questions(12, bad=range(6)), max_rejected=13).next_batch(40)
+    assert len(batch.rejected) > 30
+
+
+def test_states_of_another_run_are_refused(pipeline):
+    state = pipeline(Questions(6), seed=3).get_state()
+    with pytest.raises(ValueError, match="the saved data state has seed 3, but this run has 4"):
+        pipeline(Questions(6), seed=4).set_state(state)
+    with pytest.raises(ValueError, match="rows 6, but this run has 7"):
+        pipeline(Questions(7), seed=3).set_state(state)
+
+
+def test_impossible_settings_are_refused(pipeline):
+    with pytest.raises(ValueError, match="questions holds no rows"):
+        pipeline(Questions(0))
+    with pytest.raises(ValueError, match="process_index 2 must be from 0 to 1"):
+        pipeline(Questions(4), process_index=2, process_count=2)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        pipeline(Questions(4)).next_batch(0)
+
+
+def test_a_failure_while_preparing_is_not_hidden(pipeline):
+    class Broken(Questions):
+        def __getitem__(self, index):
+            raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        pipeline(Broken(4)).next_batch(1)

@@ -1,0 +1,130 @@
+"""Rows of JSON-lines and parquet files by number, read when asked for. Knows no meaning of any column."""
+
+import bisect
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = Mapping[str, Any]
+
+
+class RowError(ValueError):
+    """What is wrong with one row; the source that reads it turns this into `Rejected`."""
+
+
+class Rows(Protocol):
+    """Random access to the rows of one file."""
+
+    path: Path
+    columns: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def label(self, index: int) -> str:
+        """The file's name and the place where a person finds the row."""
+
+    def read(self, index: int) -> Row:
+        """One row; raises RowError when it cannot be read."""
+
+
+def open_rows(path: Path) -> Rows:
+    """Open a `.jsonl` or `.parquet` file.
+
+    Raises FileNotFoundError when there is none, ValueError when it is of another kind, damaged or empty.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    kinds: dict[str, Callable[[Path], Rows]] = {".jsonl": JsonLines, ".parquet": Parquet}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path}: the file must end in .jsonl or .parquet")
+    rows = kinds[path.suffix](path)
+    if not len(rows):
+        raise ValueError(f"{path}: the file holds no rows")
+    return rows
+
+
+class JsonLines:
+    """A file of one JSON object a line; blank lines do not count."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        lines = path.read_bytes().split(b"\n")
+        self._lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        self.columns = self._find_columns()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def label(self, index: int) -> str:
+        return f"{self.path.name}:{self._lines[index][0]}"
+
+    def read(self, index: int) -> Row:
+        number, line = self._lines[index]
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise RowError(f"line {number} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise RowError(f"line {number} is not a JSON object")
+        return row
+
+    def _find_columns(self) -> tuple[str, ...]:
+        """Every key in the first thousand lines: a line may leave one out, or be damaged."""
+        found: dict[str, None] = {}
+        for index in range(min(len(self), 1000)):
+            try:
+                found.update(dict.fromkeys(self.read(index)))
+            except RowError:
+                continue
+        return tuple(found)
+
+
+class Parquet:
+    """A parquet file; row groups are read whole, and the latest are kept, up to about half a gigabyte."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
+        self.columns = tuple(self._file.schema_arrow.names)
+        metadata = self._file.metadata
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        self._ends = list(accumulate(group.num_rows for group in groups))
+        largest = max((group.total_byte_size for group in groups), default=1)
+        self._group = lru_cache(maxsize=max(1, 2**29 // max(1, largest)))(self._read_group)
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def label(self, index: int) -> str:
+        return f"{self.path.name}:{index}"
+
+    def read(self, index: int) -> Row:
+        number = bisect.bisect_right(self._ends, index)
+        first = self._ends[number - 1] if number else 0
+        try:
+            with self._lock:
+                group = self._group(number)
+            row: Row = group.slice(index - first, 1).to_pylist()[0]
+        except (pa.ArrowException, OSError) as error:
+            raise RowError(f"row {index} cannot be read ({_one_line(error)})") from error
+        return row
+
+    def _read_group(self, number: int) -> pa.Table:
+        # In small batches: Arrow cannot hold more than 2 GB of nested bytes, such as images, in one piece.
+        batches = self._file.iter_batches(batch_size=64, row_groups=[number])
+        return pa.Table.from_batches(list(batches), schema=self._file.schema_arrow)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,227 @@
+"""What the columns of a known data set mean: one stored row -> Example. Knows no file formats.
+
+Columns as published: SAT (array/SAT), CV-Bench (nyu-visionx/CV-Bench), BLINK (BLINK-Benchmark/BLINK), the
+`problem`/`solution` pairs of R1-V and open-r1-multimodal (CLEVR, GeoQA), R1-V's test files; a person's own.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtzero.data.example import Example, ImageSource
+from vtzero.data.rows import Row, RowError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: its label, number and folder, and the seed that shuffles its options."""
+
+    id: str
+    index: int
+    folder: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A set of columns, and how a row of them becomes an Example (raising RowError when it cannot)."""
+
+    name: str
+    required: tuple[str, ...]
+    read: Callable[[Row, Place], Example]
+
+
+def recognise(columns: Collection[str], where: str) -> Schema:
+    """The first schema whose columns are all there; if none, ValueError naming found and expected columns."""
+    for schema in SCHEMAS:
+        if set(schema.required) <= set(columns):
+            _check_own(schema, columns, where)
+            return schema
+    expected = "; ".join(f"{schema.name}: {', '.join(schema.required)}" for schema in SCHEMAS)
+    raise ValueError(f"{where}: its columns are {_listed(columns)}, but one of these is expected: {expected}")
+
+
+def _check_own(schema: Schema, columns: Collection[str], where: str) -> None:
+    """A misspelt image column must not pass for a question without images, nor one of two be overlooked."""
+    present = {"image", "images"} & set(columns)
+    if schema is not OWN or len(present) == 1:
+        return
+    if present:
+        raise ValueError(f"{where}: it has a column image and a column images; keep one of them")
+    unknown = set(columns) - {"id", "question", "answer", "options", "task"}
+    if unknown:
+        raise ValueError(
+            f"{where}: there is no column image or images, but {_listed(unknown)}; "
+            f"rename the images' column, or drop what is not used (its columns are {_listed(columns)})"
+        )
+
+
+def _read_own(row: Row, place: Place) -> Example:
+    options = tuple(_texts(row, "options")) if row.get("options") is not None else ()
+    answer = _text(row, "answer").strip()
+    return Example(
+        id=place.id if row.get("id") is None else _text(row, "id"),
+        question=_text(row, "question"),
+        answer=_among(answer, options),
+        images=_own_images(row, place.folder),
+        options=options,
+        task="" if row.get("task") is None else _text(row, "task"),
+        columns=_rest(row),
+    )
+
+
+def _read_sat(row: Row, place: Place) -> Example:
+    answers = _texts(row, "answers")
+    order = np.random.default_rng([place.seed, place.index]).permutation(len(answers))
+    options = tuple(answers[i] for i in order)
+    return Example(
+        id=place.id,
+        question=_text(row, "question"),
+        answer=_among(_text(row, "correct_answer").strip(), options),
+        images=_images(row, "image_bytes", place.folder),
+        options=options,
+        task=str(row.get("question_type") or ""),
+        columns=_rest(row),
+    )
+
+
+def _read_cv_bench(row: Row, place: Place) -> Example:
+    return _lettered(row, place, ("image",), task=str(row.get("task") or ""))
+
+
+def _read_blink(row: Row, place: Place) -> Example:
+    names = [name for name in ("image_1", "image_2", "image_3", "image_4") if row.get(name) is not None]
+    return _lettered(row, place, tuple(names), task=str(row.get("sub_task") or ""))
+
+
+def _lettered(row: Row, place: Place, image_names: tuple[str, ...], *, task: str) -> Example:
+    choices = tuple(_texts(row, "choices"))
+    return Example(
+        id=place.id if row.get("idx") is None else str(row["idx"]),
+        question=_text(row, "question"),
+        answer=_choice(_text(row, "answer"), choices),
+        images=tuple(_image(row[name], name, place.folder) for name in image_names),
+        options=choices,
+        task=task,
+        columns=_rest(row),
+    )
+
+
+def _read_problem(row: Row, place: Place) -> Example:
+    solution = _text(row, "solution")
+    tagged = re.search(r"<answer>(.*?)</answer>", solution, re.DOTALL)
+    answer = (tagged.group(1) if tagged else solution).strip()
+    if not answer:
+        raise RowError("solution holds no answer")
+    return Example(
+        place.id, _text(row, "problem"), answer, _own_images(row, place.folder), columns=_rest(row)
+    )
+
+
+def _read_test_file(row: Row, place: Place) -> Example:
+    return Example(
+        id=place.id,
+        question=_text(row, "question"),
+        answer=_text(row, "ground_truth").strip(),
+        images=(_image(row.get("image_path"), "image_path", place.folder),),
+        columns=_rest(row),
+    )
+
+
+OWN = Schema("your own data", ("question", "answer"), _read_own)
+SCHEMAS = (
+    Schema("SAT", ("image_bytes", "question", "answers", "correct_answer"), _read_sat),
+    Schema("CV-Bench", ("image", "question", "choices", "answer"), _read_cv_bench),
+    Schema("BLINK", ("image_1", "question", "choices", "answer"), _read_blink),
+    Schema("R1-V", ("image", "problem", "solution"), _read_problem),
+    Schema("R1-V tests", ("image_path", "question", "ground_truth"), _read_test_file),
+    OWN,
+)
+
+
+def _text(row: Row, name: str) -> str:
+    return _as_text(row.get(name), name)
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    values = row.get(name)
+    if not isinstance(values, list):
+        raise RowError(f"{name} is not a list")
+    return [_as_text(value, name).strip() for value in values]
+
+
+def _as_text(value: Any, name: str) -> str:
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        raise RowError(f"{name} is missing")
+    if not isinstance(value, str | int | float):
+        raise RowError(f"{name} is neither text nor a number")
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError(f"{name} holds half of a surrogate pair, which is no character") from error
+    return text
+
+
+def _among(answer: str, options: tuple[str, ...]) -> str:
+    if options and answer not in options:
+        raise RowError(f"the answer {answer!r} is not among the options {list(options)}")
+    return answer
+
+
+def _choice(answer: str, choices: tuple[str, ...]) -> str:
+    letter = re.fullmatch(r"\(?([A-Z])\)?", answer.strip())
+    if letter is None:
+        raise RowError(f"the answer {answer!r} is not a letter such as (A)")
+    number = ord(letter.group(1)) - ord("A")
+    if number >= len(choices):
+        raise RowError(f"the answer {answer!r} is beyond the {len(choices)} choices")
+    return choices[number]
+
+
+def _own_images(row: Row, folder: Path) -> tuple[ImageSource, ...]:
+    if "images" in row:
+        return _images(row, "images", folder)
+    return (_image(row["image"], "image", folder),) if "image" in row else ()
+
+
+def _images(row: Row, name: str, folder: Path) -> tuple[ImageSource, ...]:
+    values = row.get(name)
+    if not isinstance(values, list):
+        raise RowError(f"{name} is not a list")
+    return tuple(_image(value, name, folder) for value in values)
+
+
+def _image(value: Any, name: str, folder: Path) -> ImageSource:
+    """Bytes, a path, or Hugging Face's {"bytes", "path"}, in which either may be missing."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if not value:
+        raise RowError(f"{name} is missing")
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise RowError(f"{name} is neither a path nor the bytes of an image")
+    path = folder / value
+    if not _is_file(path):
+        raise RowError(f"{name}: there is no file {path}")
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the system, or with a zero byte in it
+        return False
+
+
+def _rest(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not re.fullmatch(r"images?(_bytes|_\d+)?", name)}
+
+
+def _listed(columns: Collection[str]) -> str:
+    return ", ".join(sorted(columns)) or "none"

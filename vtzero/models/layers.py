@@ -1,0 +1,100 @@
+"""Building blocks shared by the vision encoder and the decoder.
+
+Parameters keep Hugging Face's names and orientation (a linear weight is (out, in)), so that reading and
+writing checkpoints only renames and stacks. `stack` puts leading axes on every parameter: a pile of
+equal layers is one module whose parameters have a layer axis.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+Stack = tuple[int, ...]
+INITIALIZER_RANGE = 0.02
+UNROLLED_DEPTH = 4
+
+
+def normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> nnx.Param:
+    """A float32 parameter drawn from N(0, 0.02), transformers' initializer_range of Qwen2-VL."""
+    return nnx.Param(INITIALIZER_RANGE * jax.random.normal(rngs.params(), shape))
+
+
+class Linear(nnx.Module):
+    """y = x W^T + b, computed in the dtype of x."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, rngs: nnx.Rngs, stack: Stack = ()):
+        self.weight = normal(rngs, (*stack, outputs, inputs))
+        self.bias = nnx.Param(jnp.zeros((*stack, outputs))) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        # Rows in one axis: the weight's gradient then contracts one axis instead of three, which XLA:CPU
+        # computes 1.5 times faster.
+        rows = jnp.einsum("ri,oi->ro", x.reshape(-1, x.shape[-1]), self.weight[...].astype(x.dtype))
+        y = rows.reshape(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation in float32, returned in the dtype of x."""
+
+    def __init__(self, width: int, *, epsilon: float = 1e-6, stack: Stack = ()):
+        self.weight = nnx.Param(jnp.ones((*stack, width)))
+        self.bias = nnx.Param(jnp.zeros((*stack, width)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        full = x.astype(jnp.float32)
+        centred = full - full.mean(-1, keepdims=True)
+        scale = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        return (centred * scale * self.weight[...] + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square normalisation in float32, returned in the dtype of x."""
+
+    def __init__(self, width: int, *, epsilon: float, stack: Stack = ()):
+        self.weight = nnx.Param(jnp.ones((*stack, width)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        full = x.astype(jnp.float32)
+        scale = jax.lax.rsqrt(jnp.square(full).mean(-1, keepdims=True) + self.epsilon)
+        return (full * scale).astype(x.dtype) * self.weight[...].astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table of vectors, (vocabulary, width)."""
+
+    def __init__(self, count: int, width: int, *, rngs: nnx.Rngs):
+        self.weight = normal(rngs, (count, width))
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch width"]:
+        return self.weight[...][ids]
+
+
+def scan_layers(
+    layers: nnx.Module, carry: Any, body: Callable[[Any, Any], tuple[Any, Any]], *, remat: bool = False
+) -> tuple[Any, Any]:
+    """Run `carry, out = body(layer, carry)` over stacked `layers`; with `remat` only carries are kept for the backward pass.
+
+    One traced body whatever the depth, so compile time does not grow with it; piles of at most
+    `UNROLLED_DEPTH` layers are unrolled, which XLA:CPU runs 1.5 times faster.
+    """
+    graphdef, state = nnx.split(layers)
+    depth = jax.tree.leaves(state)[0].shape[0]
+
+    def step(carry: Any, layer_state: Any) -> tuple[Any, Any]:
+        return body(nnx.merge(graphdef, layer_state), carry)
+
+    step = jax.checkpoint(step) if remat else step
+    return jax.lax.scan(step, carry, state, unroll=depth <= UNROLLED_DEPTH)
+
+
+def layer_at(layers: nnx.Module, index: int | Int[Array, ""]) -> Any:
+    """The layer at `index` of stacked `layers`, as a module of its own."""
+    graphdef, state = nnx.split(layers)
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], state))

@@ -1,0 +1,153 @@
+"""The shape of a Qwen2-VL network, read from a Hugging Face `config.json`.
+
+Knows nothing of weights, files other than the one dictionary it is given, or runs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Hyper-parameters of the vision encoder (transformers' `Qwen2VLVisionConfig`)."""
+
+    depth: int = 32
+    embed_dim: int = 1280
+    hidden_size: int = 1536
+    mlp_ratio: float = 4
+    num_heads: int = 16
+    in_channels: int = 3
+    patch_size: int = 14
+    spatial_merge_size: int = 2
+    temporal_patch_size: int = 2
+    rope_theta: float = 10000.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.embed_dim // self.num_heads
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one flattened patch: channels * temporal size * patch height * patch width."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def merge_count(self) -> int:
+        """Patches that the merger joins into one image token."""
+        return self.spatial_merge_size**2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Hyper-parameters of the decoder (transformers' `Qwen2VLTextConfig`)."""
+
+    vocab_size: int = 151936
+    hidden_size: int = 1536
+    intermediate_size: int = 8960
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 12
+    num_key_value_heads: int = 2
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1000000.0
+    mrope_section: tuple[int, int, int] = (16, 24, 24)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class Qwen2VLConfig:
+    """A whole Qwen2-VL (any published size, base or instruct)."""
+
+    text: TextConfig
+    vision: VisionConfig
+    tie_word_embeddings: bool = False
+    image_token_id: int = 151655
+    video_token_id: int = 151656
+    vision_start_token_id: int = 151652
+    vision_end_token_id: int = 151653
+
+    @property
+    def vision_token_ids(self) -> tuple[int, ...]:
+        """Ids that a completion may never contain: the model reads pictures, it does not write them."""
+        return (
+            self.vision_start_token_id,
+            self.vision_end_token_id,
+            self.image_token_id,
+            self.video_token_id,
+        )
+
+
+_VISION_FIELDS = ("depth", "embed_dim", "hidden_size", "mlp_ratio", "num_heads", "patch_size")
+_VISION_FIELDS += ("spatial_merge_size", "temporal_patch_size")
+_TEXT_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_TEXT_FIELDS += ("num_key_value_heads", "rms_norm_eps")
+_TOKEN_FIELDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+
+def parse_config(raw: Mapping[str, Any]) -> Qwen2VLConfig:
+    """Read the dictionary of a `config.json`, flat as on the hub or nested as transformers 5 writes it.
+
+    Raises ValueError that names the key when one is missing or asks for something this port does not compute.
+    """
+    if raw.get("model_type") != "qwen2_vl":
+        raise ValueError(f"config.json: model_type is {raw.get('model_type')!r}, but only 'qwen2_vl' is supported")
+    text = raw.get("text_config") or raw
+    vision = _required(raw, "vision_config", "config.json")
+    # Older versions of transformers wrote it inside text_config; a true in either place ties.
+    tied = raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")
+    config = Qwen2VLConfig(
+        text=_parse_text(text),
+        vision=_parse_vision(vision),
+        tie_word_embeddings=bool(tied),
+        **{name: int(raw[name]) for name in _TOKEN_FIELDS if name in raw},
+    )
+    _check(config)
+    return config
+
+
+def _parse_text(raw: Mapping[str, Any]) -> TextConfig:
+    if raw.get("use_sliding_window"):
+        raise ValueError("config.json: use_sliding_window is true, but sliding attention is not supported")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"config.json: hidden_act is {raw['hidden_act']!r}, but Qwen2-VL's decoder uses 'silu'")
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("mrope", "default"):
+        raise ValueError(f"config.json: rope type {kind!r} is not supported; Qwen2-VL uses 'mrope'")
+    fields = {name: _required(raw, name, "config.json") for name in _TEXT_FIELDS}
+    theta = rope.get("rope_theta", raw.get("rope_theta", 1000000.0))
+    section = tuple(rope.get("mrope_section", (16, 24, 24)))
+    return TextConfig(rope_theta=float(theta), mrope_section=section, **fields)
+
+
+def _parse_vision(raw: Mapping[str, Any]) -> VisionConfig:
+    if raw.get("hidden_act", "quick_gelu") != "quick_gelu":
+        raise ValueError(f"config.json: vision hidden_act {raw['hidden_act']!r} is not supported")
+    fields = {name: raw[name] for name in _VISION_FIELDS if name in raw}
+    # The hub's files call it in_chans; transformers writes in_channels.
+    channels = raw.get("in_channels", raw.get("in_chans", 3))
+    theta = (raw.get("rope_parameters") or {}).get("rope_theta", 10000.0)
+    return VisionConfig(in_channels=int(channels), rope_theta=float(theta), **fields)
+
+
+def _required(raw: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in raw:
+        raise ValueError(f"{where}: the key {name!r} is missing")
+    return raw[name]
+
+
+def _check(config: Qwen2VLConfig) -> None:
+    text, vision = config.text, config.vision
+    if sum(text.mrope_section) * 2 != text.head_dim:
+        raise ValueError(
+            f"config.json: mrope_section {text.mrope_section} must add up to half the head size {text.head_dim}"
+        )
+    if text.num_attention_heads % text.num_key_value_heads:
+        raise ValueError("config.json: num_attention_heads must be a multiple of num_key_value_heads")
+    if vision.hidden_size != text.hidden_size:
+        raise ValueError(
+            f"config.json: vision hidden_size {vision.hidden_size} differs from the text's {text.hidden_size}"
+        )

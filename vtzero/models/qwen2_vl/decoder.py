@@ -1,0 +1,206 @@
+"""Qwen2-VL's decoder: grouped-query attention with M-RoPE and a gated MLP, in three forms.
+
+`read_prompt` reads prompts once and returns their keys and values; `read_groups` reads prompts and their
+G completions together (training); `decode_step` continues every completion by one token (sampling).
+All three call the same layer code. Knows no images and no tokenizer.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from vtzero.models.attention import attention, causal_mask, shared_prompt_attention
+from vtzero.models.layers import Embedding, Linear, RMSNorm, Stack, layer_at, scan_layers
+from vtzero.models.qwen2_vl.config import TextConfig
+from vtzero.models.qwen2_vl.rope import mrope_cos_sin, rotate
+
+Hidden = Float[Array, "*batch length width"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PromptCache:
+    """Keys and values of the prompts, one array a layer, shared by the completions of a group."""
+
+    keys: tuple[Float[Array, "batch prompt kv_heads head_dim"], ...]
+    values: tuple[Float[Array, "batch prompt kv_heads head_dim"], ...]
+    mask: Bool[Array, "batch prompt"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CompletionCache:
+    """Keys and values of the completions, one array a layer; every completion starts at slot 0."""
+
+    keys: tuple[Float[Array, "batch group length kv_heads head_dim"], ...]
+    values: tuple[Float[Array, "batch group length kv_heads head_dim"], ...]
+
+
+class SelfAttention(nnx.Module):
+    """Projections of grouped-query attention; the attention itself is chosen by the caller."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, stack: Stack):
+        width, head_dim = config.hidden_size, config.head_dim
+        queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+        self.q_proj = Linear(width, queries, bias=True, rngs=rngs, stack=stack)
+        self.k_proj = Linear(width, keys, bias=True, rngs=rngs, stack=stack)
+        self.v_proj = Linear(width, keys, bias=True, rngs=rngs, stack=stack)
+        self.o_proj = Linear(queries, width, bias=False, rngs=rngs, stack=stack)
+        self.head_dim = head_dim
+
+    def project(self, x: Hidden, cos: Array, sin: Array) -> tuple[Array, Array, Array]:
+        """Rotated queries, rotated keys and values, split into heads."""
+        query, key, value = (self._heads(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], -1, self.head_dim)
+
+
+class MLP(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, stack: Stack):
+        width, hidden = config.hidden_size, config.intermediate_size
+        self.gate_proj = Linear(width, hidden, bias=False, rngs=rngs, stack=stack)
+        self.up_proj = Linear(width, hidden, bias=False, rngs=rngs, stack=stack)
+        self.down_proj = Linear(hidden, width, bias=False, rngs=rngs, stack=stack)
+
+    def __call__(self, x: Hidden) -> Hidden:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and MLP, cut at the attention so that each form brings its own keys."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, stack: Stack):
+        self.input_layernorm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, stack=stack)
+        self.self_attn = SelfAttention(config, rngs=rngs, stack=stack)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps, stack=stack)
+        self.mlp = MLP(config, rngs=rngs, stack=stack)
+
+    def project(self, x: Hidden, cos: Array, sin: Array) -> tuple[Array, Array, Array]:
+        """Normalise, then queries, keys and values."""
+        return self.self_attn.project(self.input_layernorm(x), cos, sin)
+
+    def finish(self, x: Hidden, attended: Float[Array, "*batch length heads head_dim"]) -> Hidden:
+        """Output projection, residual, MLP, residual."""
+        x = x + self.self_attn.o_proj(attended.reshape(*attended.shape[:-2], -1))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nnx.Module):
+    """Embeddings, stacked layers and the final norm."""
+
+    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, remat: bool = False):
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
+        self.layers = DecoderLayer(config, rngs=rngs, stack=(config.num_hidden_layers,))
+        self.norm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps)
+        self.config = config
+        self.remat = remat
+
+    def read_prompt(
+        self,
+        embeddings: Float[Array, "batch prompt width"],
+        positions: Int[Array, "3 batch prompt"],
+        mask: Bool[Array, "batch prompt"],
+    ) -> tuple[Float[Array, "batch prompt width"], PromptCache]:
+        """Final hidden states of right-padded prompts, and the keys and values that completions need."""
+        cos, sin = self._angles(positions)
+        visible = causal_mask(mask)
+
+        def body(layer: DecoderLayer, x: Array) -> tuple[Array, tuple[Array, Array]]:
+            query, key, value = layer.project(x, cos, sin)
+            return layer.finish(x, attention(query, key, value, visible)), (key, value)
+
+        hidden, (keys, values) = scan_layers(self.layers, embeddings, body, remat=self.remat)
+        layers = range(self.config.num_hidden_layers)
+        cache = PromptCache(tuple(keys[i] for i in layers), tuple(values[i] for i in layers), mask)
+        return self.norm(hidden), cache
+
+    def read_groups(
+        self,
+        prompt_embeddings: Float[Array, "batch prompt width"],
+        prompt_positions: Int[Array, "3 batch prompt"],
+        prompt_mask: Bool[Array, "batch prompt"],
+        embeddings: Float[Array, "batch group length width"],
+        positions: Int[Array, "batch group length"],
+    ) -> tuple[Float[Array, "batch prompt width"], Float[Array, "batch group length width"]]:
+        """Final hidden states of prompts and of their completions; each prompt is computed once.
+
+        Gradients of the completions flow back through the shared prompt. Completions are right-padded and
+        causal, so their padding needs no mask: nothing that is kept can see it.
+        """
+        prompt_angles = self._angles(prompt_positions)
+        angles = self._text_angles(positions)
+        visible = causal_mask(prompt_mask)
+        length = embeddings.shape[2]
+        causal = jnp.tril(jnp.ones((length, length), bool))
+
+        def body(layer: DecoderLayer, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            prompt, completion = carry
+            query, prompt_key, prompt_value = layer.project(prompt, *prompt_angles)
+            prompt = layer.finish(prompt, attention(query, prompt_key, prompt_value, visible))
+            query, key, value = layer.project(completion, *angles)
+            attended = shared_prompt_attention(
+                query, prompt_key, prompt_value, prompt_mask, key, value, causal
+            )
+            return (prompt, layer.finish(completion, attended)), None
+
+        carry = (prompt_embeddings, embeddings)
+        (prompt, completion), _ = scan_layers(self.layers, carry, body, remat=self.remat)
+        return self.norm(prompt), self.norm(completion)
+
+    def decode_step(
+        self,
+        embeddings: Float[Array, "batch group width"],
+        positions: Int[Array, "batch group"],
+        slot: Int[Array, ""],
+        prompt: PromptCache,
+        cache: CompletionCache,
+    ) -> tuple[Float[Array, "batch group width"], CompletionCache]:
+        """Read one token of every completion into `slot` of the cache; the final hidden states follow.
+
+        Layers are unrolled over a list of caches: measured fastest, and no second cache is held.
+        """
+        cos, sin = self._text_angles(positions[:, :, None])
+        length = cache.keys[0].shape[2]
+        visible = (jnp.arange(length) <= slot)[None]
+        hidden = embeddings[:, :, None]
+        keys, values = list(cache.keys), list(cache.values)
+        for index in range(self.config.num_hidden_layers):
+            # The index depends on the loop's own counter, so that XLA cannot slice all layers out of
+            # the stacked weights before the loop, which would hold a second copy of them.
+            layer = layer_at(self.layers, index + jnp.minimum(slot, 0))
+            query, key, value = layer.project(hidden, cos, sin)
+            keys[index] = jax.lax.dynamic_update_slice_in_dim(keys[index], key, slot, axis=2)
+            values[index] = jax.lax.dynamic_update_slice_in_dim(values[index], value, slot, axis=2)
+            attended = shared_prompt_attention(
+                query,
+                prompt.keys[index],
+                prompt.values[index],
+                prompt.mask,
+                keys[index],
+                values[index],
+                visible,
+            )
+            hidden = layer.finish(hidden, attended)
+        return self.norm(hidden)[:, :, 0], CompletionCache(tuple(keys), tuple(values))
+
+    def empty_cache(self, batch: int, group: int, length: int, dtype: jnp.dtype) -> CompletionCache:
+        """An all-zero completion cache of `length` slots."""
+        shape = (batch, group, length, self.config.num_key_value_heads, self.config.head_dim)
+        layers = range(self.config.num_hidden_layers)
+        return CompletionCache(
+            tuple(jnp.zeros(shape, dtype) for _ in layers), tuple(jnp.zeros(shape, dtype) for _ in layers)
+        )
+
+    def _angles(self, positions: Int[Array, "3 *batch length"]) -> tuple[Array, Array]:
+        config = self.config
+        return mrope_cos_sin(positions, config.head_dim, config.rope_theta, config.mrope_section)
+
+    def _text_angles(self, positions: Int[Array, "*batch length"]) -> tuple[Array, Array]:
+        return self._angles(jnp.broadcast_to(positions, (3, *positions.shape)))

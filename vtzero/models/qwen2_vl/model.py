@@ -1,0 +1,104 @@
+"""Qwen2-VL in groups: encode images once, read the prompt once, continue it G times.
+
+Holds parameters and forward code; knows no files, no sampling and no reinforcement learning.
+Hot functions split the module (`nnx.split`) and run plain `jax.jit` over its parameters.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from vtzero.models.layers import Linear
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
+from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, PromptCache
+from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.models.qwen2_vl.vision import VisionEncoder
+
+
+class Qwen2VL(nnx.Module):
+    """Any published Qwen2-VL; parameters are float32 unless loaded otherwise, compute is in `dtype`."""
+
+    def __init__(
+        self,
+        config: Qwen2VLConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype | type = jnp.float32,
+        remat: bool = False,
+    ):
+        self.visual = VisionEncoder(config.vision, rngs=rngs, remat=remat)
+        self.model = Decoder(config.text, rngs=rngs, remat=remat)
+        text = config.text
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else Linear(text.hidden_size, text.vocab_size, bias=False, rngs=rngs)
+        self.config = config
+        self.dtype = dtype
+
+    @property
+    def head(self) -> Float[Array, "vocab width"]:
+        """The output matrix, whether or not it is tied to the embeddings."""
+        table = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return table.weight[...]
+
+    def embed_prompts(self, prompts: Prompts) -> Float[Array, "batch prompt width"]:
+        """Token embeddings with image features in the place of image tokens."""
+        embeddings = self.model.embed_tokens(prompts.ids).astype(self.dtype)
+        if prompts.patches.shape[1] == 0:
+            return embeddings
+        features = self.visual(
+            prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments
+        )
+        is_image = (prompts.ids == self.config.image_token_id) & prompts.mask
+        order = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
+        placed = jnp.take_along_axis(features, order[..., None], axis=1)
+        return jnp.where(is_image[..., None], placed, embeddings)
+
+    def read_prompts(self, prompts: Prompts) -> tuple[Float[Array, "batch prompt width"], PromptCache]:
+        """Final hidden states of the prompts, and the cache their completions share."""
+        return self.model.read_prompt(self.embed_prompts(prompts), prompts.positions, prompts.mask)
+
+    def read_groups(
+        self, prompts: Prompts, completion_ids: Int[Array, "batch group length"]
+    ) -> tuple[Float[Array, "batch prompt width"], Float[Array, "batch group length width"]]:
+        """Final hidden states of the prompts and of G completions each."""
+        embeddings = self.model.embed_tokens(completion_ids).astype(self.dtype)
+        steps = jnp.arange(completion_ids.shape[2])
+        positions = jnp.broadcast_to(prompts.start[:, None, None] + steps, completion_ids.shape)
+        return self.model.read_groups(
+            self.embed_prompts(prompts), prompts.positions, prompts.mask, embeddings, positions
+        )
+
+    def decode_step(
+        self,
+        tokens: Int[Array, "batch group"],
+        positions: Int[Array, "batch group"],
+        slot: Int[Array, ""],
+        prompt: PromptCache,
+        cache: CompletionCache,
+    ) -> tuple[Float[Array, "batch group width"], CompletionCache]:
+        """Append one token to every completion; the hidden states from which the next is drawn."""
+        embeddings = self.model.embed_tokens(tokens).astype(self.dtype)
+        return self.model.decode_step(embeddings, positions, slot, prompt, cache)
+
+    def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
+        """Float32 logits; for few positions only (see grpo/logprobs.py for whole batches)."""
+        return jnp.einsum(
+            "...d,vd->...v", hidden, self.head.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+
+
+def last_hidden(hidden: Float[Array, "batch prompt width"], prompts: Prompts) -> Float[Array, "batch width"]:
+    """The hidden state of each prompt's last real token, from which the first completion token is drawn."""
+    last = prompts.mask.sum(axis=1) - 1
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
+
+
+def predicting_hidden(
+    prompt_hidden: Float[Array, "batch prompt width"],
+    completion_hidden: Float[Array, "batch group length width"],
+    prompts: Prompts,
+) -> Float[Array, "batch group length width"]:
+    """The hidden state that predicts each completion token: the prompt's last, then all but the last of its own."""
+    batch, group, _, width = completion_hidden.shape
+    first = jnp.broadcast_to(last_hidden(prompt_hidden, prompts)[:, None, None], (batch, group, 1, width))
+    return jnp.concatenate([first, completion_hidden[:, :, :-1]], axis=2)

@@ -1,0 +1,90 @@
+"""Names for the rewards that ship with the package, and loading of a person's own from a file.
+
+It knows where functions are, not how they are run or weighted.
+"""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from vtzero.rewards.accuracy import accuracy_lenient, accuracy_paper, accuracy_strict
+from vtzero.rewards.format import format_paper
+from vtzero.rewards.length import length_reward
+
+RewardFunction = Callable[..., Sequence[float | None]]
+
+REWARDS: Mapping[str, RewardFunction] = MappingProxyType(
+    {
+        "accuracy_paper": accuracy_paper,
+        "accuracy_strict": accuracy_strict,
+        "accuracy_lenient": accuracy_lenient,
+        "format_paper": format_paper,
+        "length": length_reward,
+    }
+)
+_WAY_OUT = f"use one of {', '.join(REWARDS)}, or path.py:name for a function of your own"
+
+
+def load_reward(spec: str) -> RewardFunction:
+    """The reward function that a specification names.
+
+    Args:
+        spec: a registered name, or `path.py:name` for a function in a person's own file (relative to the
+        working
+            directory; `~` is expanded). The file is executed.
+
+    Raises:
+        ValueError: there is no such name, file or function, or the file cannot be executed.
+    """
+    if spec in REWARDS:
+        return REWARDS[spec]
+    path, colon, name = spec.rpartition(":")
+    if not (colon and path.endswith(".py") and name):
+        raise ValueError(f"reward {spec!r}: no such name; {_WAY_OUT}")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ValueError(f"reward {spec!r}: there is no file {str(file)!r}; correct the path, or {_WAY_OUT}")
+    return _function(_execute(file, spec), name, spec)
+
+
+def _execute(file: Path, spec: str) -> ModuleType:
+    digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]
+    module_spec = importlib.util.spec_from_file_location(f"vtzero_reward_{file.stem}_{digest}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"reward {spec!r}: Python has no loader for {str(file)!r}; name a .py file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module.__name__] = module  # dataclasses and pickle look a function's module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module.__name__]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"reward {spec!r}: running {str(file)!r} failed with {reason}; correct the file"
+        ) from error
+    return module
+
+
+def _function(module: ModuleType, name: str, spec: str) -> RewardFunction:
+    function: Any = getattr(module, name, None)
+    if callable(function):
+        return function
+    problem = (
+        f"{name!r} is of type {type(function).__name__}, not a function"
+        if hasattr(module, name)
+        else f"no {name!r}"
+    )
+    offered = ", ".join(_own_functions(module)) or "none"
+    raise ValueError(f"reward {spec!r}: {problem} in that file (its functions: {offered}); or {_WAY_OUT}")
+
+
+def _own_functions(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
