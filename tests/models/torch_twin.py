@@ -70,7 +70,7 @@ def twin_config(
 
 
 def torch_twin(config: TorchConfig, seed: int) -> Qwen2VLForConditionalGeneration:
-    """A float32 model whose every parameter, norms and biases too, is random enough to matter in the logits."""
+    """A float32 model whose every parameter, norms and biases too, is random enough to move the logits."""
     model = Qwen2VLForConditionalGeneration(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -121,7 +121,7 @@ class Sample:
 
 
 def random_sample(rng: np.random.Generator, image_sizes: Sequence[tuple[int, int]], words: int = 5) -> Sample:
-    """Random text around random images of the given (height, width), cut to patches by transformers' processor."""
+    """Random text around random images of the given (height, width), cut by transformers' image processor."""
     processor = Qwen2VLImageProcessorPil(
         patch_size=PATCH_SIZE, merge_size=MERGE_SIZE, size={"shortest_edge": 64, "longest_edge": 4096}
     )
@@ -142,7 +142,7 @@ def _text(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def collate(samples: Sequence[Sample], seed: int = 0) -> Prompts:
-    """Right-pad samples into one batch; the padding is image tokens and noise, so that a leak cannot stay small."""
+    """Right-pad samples into one batch; padding is image tokens and noise, so that no leak can stay small."""
     rng = np.random.default_rng(seed)
     length = max(len(sample.ids) for sample in samples)
     count = max(len(sample.patches) for sample in samples)

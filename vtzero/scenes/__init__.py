@@ -1,1 +1,1 @@
-"""The drawn world: seeded scenes of simple objects on a tiled floor, pictures of them, and questions about them."""
+"""The drawn world: seeded scenes of simple objects on a tiled floor, their pictures, questions about them."""

@@ -1,4 +1,4 @@
-"""A Qwen2-VL of under a million parameters, untrained: its shape, its tokenizer and its processor, as a Hugging Face folder.
+"""A Qwen2-VL of under a million parameters, untrained: shape, tokenizer and processor files.
 
 Writes everything but the weights; `vtzero train configs/tiny_base.yaml` starts from here.
 """
@@ -30,7 +30,8 @@ SPECIAL_TOKENS = (
 )
 # The pre-tokenizer of Qwen2's tokenizer: words keep the space before them, digits stand alone.
 QWEN2_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -39,7 +40,8 @@ def write_blank(folder: Path, corpus: Iterator[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(corpus)
     tokenizer.save(str(folder / "tokenizer.json"))
-    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL_TOKENS}
     _write(folder / "tokenizer_config.json", _tokenizer_config())
     _write(folder / "config.json", _model_config(ids))
     _write(folder / "preprocessor_config.json", _processor_config())

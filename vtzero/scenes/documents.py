@@ -5,6 +5,8 @@ and without tags, finished and not; the format that is rewarded is rare in it. S
 greedy decoding answers at once and without tags, while one sample in three first lists what it sees.
 """
 
+from itertools import accumulate
+
 from vtzero.scenes.questions import Question, steps
 from vtzero.scenes.world import COLUMNS, ROWS, Draws, Scene, Thing
 
@@ -53,22 +55,39 @@ def caption(draws: Draws, scene: Scene) -> str:
 
 def answered(draws: Draws, scene: Scene, question: Question) -> str:
     """One document that asks the question and answers it, at once or after looking."""
-    return draws.weighted(ANSWERS).format(question=question.text, **_words(scene, question))
+    asked = f"{question.text} {' or '.join(question.options)}?"
+    return draws.weighted(ANSWERS).format(question=asked, **_words(scene, question))
 
 
 def listing(scene: Scene) -> str:
     """Every object with its place, from left to right and from front to back."""
-    return ", ".join(f"{thing.name} {place(thing)}" for thing in scene.things)
+    return ", ".join(map(placed, scene.things))
 
 
 def look(scene: Scene, question: Question) -> str:
-    """The listing, and for a question of distance the steps between the objects it names."""
+    """What is seen, in the order that answers the question: one glance back is enough for each next word.
+
+    To count, the listing with a running tally; to compare, the listing and then the places of the things
+    that the question speaks of, for a distance with the steps from one to the other.
+    """
+    if question.task == "Count":
+        return f"{_tally(scene, question)}."
     seen = f"{listing(scene)}."
-    if question.task != "Distance":
-        return seen
-    anchor, *others = question.subjects
-    walked = ", ".join(f"{other.name} {NUMBERS[steps(other, anchor)]}" for other in others)
-    return f"{seen} Steps: {walked}."
+    if question.task == "Distance":
+        anchor, *others = question.subjects
+        walked = ", ".join(f"{placed(other)} {NUMBERS[steps(other, anchor)]}" for other in others)
+        return f"{seen} From {placed(anchor)}: {walked}."
+    return f"{seen} Here {', '.join(map(placed, question.subjects))}."
+
+
+def _tally(scene: Scene, question: Question) -> str:
+    tallies = accumulate(thing in question.subjects for thing in scene.things)
+    return ", ".join(f"{placed(t)} {NUMBERS[n]}" for t, n in zip(scene.things, tallies, strict=True))
+
+
+def placed(thing: Thing) -> str:
+    """The thing and its place."""
+    return f"{thing.name} {place(thing)}"
 
 
 def place(thing: Thing) -> str:

@@ -93,7 +93,9 @@ def _distance(draws: Draws, scene: Scene) -> Question | None:
         return None
     anchor, first, second = draws.shuffled(scene.things)[:3]
     near, far = sorted((first, second), key=lambda t: distance(t, anchor))
-    if distance(far, anchor) < DISTANCE_RATIO * distance(near, anchor) or steps(far, anchor) <= steps(near, anchor):
+    if distance(far, anchor) < DISTANCE_RATIO * distance(near, anchor):
+        return None
+    if steps(far, anchor) <= steps(near, anchor):
         return None
     text = f"Which object is closer to the {anchor.name}, the {first.name} or the {second.name}?"
     return Question("Distance", text, (first.name, second.name), near.name, (anchor, first, second))

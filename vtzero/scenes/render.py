@@ -32,7 +32,14 @@ PALETTE = {
 WALL = (196, 208, 220)
 FLOOR = ((168, 160, 150), (140, 133, 125))
 
-Shade = tuple[Bool[np.ndarray, "height width"], Float[np.ndarray, "height width"]]
+WHITE = np.array((245.0, 245.0, 245.0))
+BLACK = np.array((25.0, 25.0, 25.0))
+
+# Where a shape is, how light its colour is there, and how much of it is painted white (> 0) or black (< 0):
+# cubes have a white lid and cones a black band, so that shapes can be told apart in any colour at 13 pixels.
+Shade = tuple[
+    Bool[np.ndarray, "height width"], Float[np.ndarray, "height width"], Float[np.ndarray, "height width"]
+]
 
 
 def render(scene: Scene, side: int, noise_seed: int = 0) -> UInt8[np.ndarray, "side side 3"]:
@@ -71,32 +78,34 @@ def _paint(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, thing: Thing) -> No
     rows, columns = slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
     window = (rows, columns)
     u, v = np.broadcast_arrays((x[:, columns] - centre) / radius, (foot - y[rows]) / radius)
-    inside, light = _SHAPES[thing.shape](u, v)
-    colour = np.array(PALETTE[thing.colour], float)
-    canvas[window] = np.where(inside[..., None], colour * light[..., None], canvas[window])
+    inside, light, paint = _SHAPES[thing.shape](u, v)
+    shaded = np.array(PALETTE[thing.colour], float) * light[..., None]
+    painted = np.where(paint[..., None] > 0, WHITE, BLACK)
+    cover = np.abs(paint)[..., None]
+    canvas[window] = np.where(inside[..., None], shaded * (1 - cover) + painted * cover, canvas[window])
 
 
 def _cube(u: np.ndarray, v: np.ndarray) -> Shade:
-    front = (np.abs(u + 0.12) <= 0.82) & (v >= -0.2) & (v <= 1.35)
-    slant = (v - 1.35) * 0.6
-    top = (v > 1.35) & (v <= 1.8) & (np.abs(u + 0.12 - slant) <= 0.82)
-    rise = (u - 0.7) / 0.6
-    side = (u > 0.7) & (u <= 0.97) & (v >= -0.2 + rise) & (v <= 1.35 + rise)
-    light = np.where(top, 1.2, np.where(side & ~front, 0.6, 0.9))
-    return front | top | side, light
+    front = (np.abs(u + 0.12) <= 0.82) & (v >= -0.2) & (v <= 1.2)
+    slant = (v - 1.2) * 0.4
+    top = (v > 1.2) & (v <= 1.85) & (np.abs(u + 0.12 - slant) <= 0.82)
+    rise = (u - 0.7) / 0.4
+    side = (u > 0.7) & (u <= 0.96) & (v >= -0.2 + rise) & (v <= 1.2 + rise)
+    light = np.where(side & ~front, 0.6, 0.95)
+    return front | top | side, light, np.where(top, 0.85, 0.0)
 
 
 def _ball(u: np.ndarray, v: np.ndarray) -> Shade:
-    centred = v - 0.85
-    inside = u * u + centred * centred <= 1.0
+    centred = v - 0.8
+    inside = u * u + centred * centred <= 0.85
     bright = (u + 0.35) * (u + 0.35) + (centred - 0.35) * (centred - 0.35)
-    return inside, np.maximum(1.25 - 0.35 * bright, 0.5)
+    return inside, np.maximum(1.25 - 0.35 * bright, 0.5), np.zeros_like(u)
 
 
 def _cone(u: np.ndarray, v: np.ndarray) -> Shade:
-    body = (v >= 0) & (v <= 2.1) & (np.abs(u) <= 1.0 - v / 2.1)
-    base = u * u + (v / 0.3) * (v / 0.3) <= 1.0
-    return body | base, 0.95 - 0.3 * u
+    body = (v >= 0) & (v <= 2.2) & (np.abs(u) <= 0.9 - v * 0.9 / 2.2)
+    base = u * u / 0.81 + (v / 0.3) * (v / 0.3) <= 1.0
+    return body | base, 0.95 - 0.3 * u, np.where((v >= 0.35) & (v <= 1.0), -0.9, 0.0)
 
 
 def _add_noise(pixels: np.ndarray, seed: int) -> UInt8[np.ndarray, "side side 3"]:

@@ -96,7 +96,7 @@ class Thing:
 
     @property
     def picture(self) -> tuple[float, float, float]:
-        """(x, y, radius) in the picture: y is the point where it touches the floor; units of the picture's side."""
+        """(x, y, radius) in units of the picture's side; (x, y) is where the thing touches the floor."""
         x, distance = self.ground
         scale = FOCAL_LENGTH / distance
         return 0.5 + x * scale, HORIZON + CAMERA_DROP / distance, self.radius * scale
@@ -117,15 +117,20 @@ class Scene:
 
 
 def draw_scene(draws: Draws, count: int, *, distinct: bool) -> Scene:
-    """`count` objects on different tiles; with `distinct` no two share both colour and shape."""
+    """`count` objects on different tiles; with `distinct` (at most three), none shares a colour or shape."""
     tiles = draws.shuffled([(c, r) for c in range(len(COLUMNS)) for r in range(len(ROWS))])[:count]
-    kinds = [(colour, shape) for colour in COLOURS for shape in SHAPES]
-    chosen = draws.shuffled(kinds)[:count] if distinct else _repeating(draws, kinds, count)
+    chosen = _distinct(draws, count) if distinct else _repeating(draws, count)
     things = [_thing(draws, kind, tile) for kind, tile in zip(chosen, tiles, strict=True)]
     return Scene(tuple(sorted(things, key=lambda t: (t.column, t.row))))
 
 
-def _repeating(draws: Draws, kinds: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+def _distinct(draws: Draws, count: int) -> list[tuple[str, str]]:
+    colours, shapes = draws.shuffled(COLOURS)[:count], draws.shuffled(SHAPES)[:count]
+    return list(zip(colours, shapes, strict=True))
+
+
+def _repeating(draws: Draws, count: int) -> list[tuple[str, str]]:
+    kinds = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     # A few kinds, repeated: otherwise nearly every count would be 0 or 1.
     pool = draws.shuffled(kinds)[: 1 + draws.below(3)]
     return [draws.choice(pool) for _ in range(count)]

@@ -53,8 +53,8 @@ def checkpoint_tensors(folder: Path, config: Qwen2VLConfig) -> dict[str, StoredT
     """The folder's tensors by the name they are stored under, checked to be exactly those of the network.
 
     Names may be the hub's or transformers 5's. A tied network may repeat the embeddings as `lm_head.weight`.
-    Raises FileNotFoundError when there are no weights, and ValueError when they are pickled or damaged, when a
-    tensor is missing, unknown, stored twice or of another shape, and when a tied head differs from the embeddings.
+    Raises FileNotFoundError when there are no weights, and ValueError when they are pickled or damaged, when
+    a tensor is missing, unknown, stored twice or misshapen, and when a tied head differs from the embeddings.
     """
     stored = _stored_tensors(folder)
     by_hub_name = _by_hub_name(folder, stored)
@@ -109,7 +109,7 @@ def _check_tied(folder: Path, embedding: StoredTensor, output: StoredTensor) -> 
 
 
 def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor by its stored name, from the single file or, as transformers does, else from the index's."""
+    """Every tensor by its stored name: from the single file if there is one, as in transformers."""
     if (folder / WEIGHTS).is_file():
         return read_header(folder / WEIGHTS)
     if (folder / INDEX).is_file():
@@ -128,9 +128,11 @@ def _indexed_tensors(folder: Path) -> dict[str, StoredTensor]:
     weight_map = read_json(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{folder / INDEX}: the key 'weight_map' is missing")
+    for file in weight_map.values():
+        _check_shard(folder, file)
     stored: dict[str, StoredTensor] = {}
     for file in dict.fromkeys(weight_map.values()):
-        for name, tensor in _shard_header(folder, file).items():
+        for name, tensor in read_header(folder / file).items():
             if weight_map.get(name) != file:
                 raise ValueError(
                     f"{folder / file}: holds tensor {name!r}, which the index does not place there"
@@ -142,9 +144,8 @@ def _indexed_tensors(folder: Path) -> dict[str, StoredTensor]:
     return stored
 
 
-def _shard_header(folder: Path, file: object) -> dict[str, StoredTensor]:
+def _check_shard(folder: Path, file: object) -> None:
     if not isinstance(file, str) or Path(file).name != file:
         raise ValueError(f"{folder / INDEX}: {file!r} is not the name of a file in the folder")
     if not (folder / file).is_file():
         raise ValueError(f"{folder / INDEX}: the file {file!r} that it names is missing; fetch it again")
-    return read_header(folder / file)

@@ -12,6 +12,8 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 from models.torch_twin import Sample, collate, random_sample, torch_twin, twin_config, vtzero_twin
 
+from vtzero.models import layers
+from vtzero.models.layers import UNROLLED_DEPTH
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, last_hidden, predicting_hidden
 
@@ -67,7 +69,9 @@ def test_padded_batch_of_mixed_lengths_and_image_counts_equal_to_torch(model, tw
 
 @pytest.mark.parametrize(("heads", "kv_heads", "tied"), [(12, 2, True), (28, 4, False)])
 def test_published_head_ratios_and_tying_equal_to_torch(heads, kv_heads, tied):
-    twin = torch_twin(twin_config(heads=heads, kv_heads=kv_heads, tied=tied), seed=4)
+    # Deep enough to be scanned; the other models here are unrolled.
+    config = twin_config(heads=heads, kv_heads=kv_heads, tied=tied, layers=UNROLLED_DEPTH + 1)
+    twin = torch_twin(config, seed=4)
     model = vtzero_twin(twin)
     assert (model.lm_head is None) is tied
     rng = np.random.default_rng(5)
@@ -75,7 +79,7 @@ def test_published_head_ratios_and_tying_equal_to_torch(heads, kv_heads, tied):
 
 
 def greedy(model: Qwen2VL, prompts: Prompts, group: int, steps: int) -> np.ndarray:
-    """The likeliest token `steps` times for each of `group` rows a prompt, through the shared-prompt cache."""
+    """The likeliest token, `steps` times, for `group` rows a prompt, through the shared-prompt cache."""
     hidden, cache = jitted(model, Qwen2VL.read_prompts)(prompts)
     first = jnp.argmax(model.logits(last_hidden(hidden, prompts)), axis=-1)
 
@@ -135,7 +139,8 @@ def flattened_hidden(
     return jnp.take_along_axis(hidden, places[..., None], axis=1).reshape(*completions.shape, -1)
 
 
-def test_groups_equal_to_flattened_in_values_and_gradients(twin, groups):
+def test_groups_equal_to_flattened_in_values_and_gradients(twin, groups, monkeypatch):
+    """Groups through scanned, rematerialised layers; flattened sequences through plain, unrolled ones."""
     samples, completions, direction = groups
 
     def results(model: Qwen2VL, read: Callable) -> tuple[jax.Array, dict]:
@@ -148,8 +153,9 @@ def test_groups_equal_to_flattened_in_values_and_gradients(twin, groups):
         (_, hidden), gradients = run(state)
         return hidden, flatten_dict(nnx.to_pure_dict(gradients))
 
-    hidden, gradients = results(vtzero_twin(twin, remat=True), grouped_hidden)
     expected_hidden, expected_gradients = results(vtzero_twin(twin), flattened_hidden)
+    monkeypatch.setattr(layers, "UNROLLED_DEPTH", 0)
+    hidden, gradients = results(vtzero_twin(twin, remat=True), grouped_hidden)
     assert distance(hidden, expected_hidden) < 1e-5
     reached = [path for path in expected_gradients if path != ("lm_head", "weight")]
     for path in reached:

@@ -28,7 +28,7 @@ def random_grids(rng: np.random.Generator, count: int) -> list[tuple[int, int, i
 
 
 def random_prompt(rng: np.random.Generator, grids: list[tuple[int, int, int]]) -> np.ndarray:
-    """Text of random length before, between and after the images; two images may touch only with text between."""
+    """Text of random length, perhaps none, before the images, and some between and after them."""
     parts = [rng.integers(0, IMAGE_TOKEN, rng.integers(0, 6))]
     for grid in grids:
         parts.append(np.full(np.prod(grid) // MERGE_SIZE**2, IMAGE_TOKEN))

@@ -80,10 +80,10 @@ class Qwen2VLConfig:
         )
 
 
-_VISION_FIELDS = ("depth", "embed_dim", "hidden_size", "mlp_ratio", "num_heads", "patch_size")
-_VISION_FIELDS += ("spatial_merge_size", "temporal_patch_size")
-_TEXT_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_TEXT_FIELDS += ("num_key_value_heads", "rms_norm_eps")
+_VISION_FIELDS: tuple[str, ...] = ("depth", "embed_dim", "hidden_size", "mlp_ratio", "num_heads")
+_VISION_FIELDS += ("patch_size", "spatial_merge_size", "temporal_patch_size")
+_TEXT_FIELDS: tuple[str, ...] = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+_TEXT_FIELDS += ("num_attention_heads", "num_key_value_heads", "rms_norm_eps")
 _TOKEN_FIELDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
@@ -93,7 +93,8 @@ def parse_config(raw: Mapping[str, Any]) -> Qwen2VLConfig:
     Raises ValueError that names the key when one is missing or asks for something this port does not compute.
     """
     if raw.get("model_type") != "qwen2_vl":
-        raise ValueError(f"config.json: model_type is {raw.get('model_type')!r}, but only 'qwen2_vl' is supported")
+        kind = raw.get("model_type")
+        raise ValueError(f"config.json: model_type is {kind!r}, but only 'qwen2_vl' is supported")
     text = raw.get("text_config") or raw
     vision = _required(raw, "vision_config", "config.json")
     # Older versions of transformers wrote it inside text_config; a true in either place ties.
@@ -112,7 +113,7 @@ def _parse_text(raw: Mapping[str, Any]) -> TextConfig:
     if raw.get("use_sliding_window"):
         raise ValueError("config.json: use_sliding_window is true, but sliding attention is not supported")
     if raw.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"config.json: hidden_act is {raw['hidden_act']!r}, but Qwen2-VL's decoder uses 'silu'")
+        raise ValueError(f"config.json: hidden_act is {raw['hidden_act']!r}, but the decoder uses 'silu'")
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("mrope", "default"):
@@ -143,7 +144,7 @@ def _check(config: Qwen2VLConfig) -> None:
     text, vision = config.text, config.vision
     if sum(text.mrope_section) * 2 != text.head_dim:
         raise ValueError(
-            f"config.json: mrope_section {text.mrope_section} must add up to half the head size {text.head_dim}"
+            f"config.json: mrope_section {text.mrope_section} must add up to half of {text.head_dim}"
         )
     if text.num_attention_heads % text.num_key_value_heads:
         raise ValueError("config.json: num_attention_heads must be a multiple of num_key_value_heads")

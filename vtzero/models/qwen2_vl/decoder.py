@@ -172,9 +172,7 @@ class Decoder(nnx.Module):
         hidden = embeddings[:, :, None]
         keys, values = list(cache.keys), list(cache.values)
         for index in range(self.config.num_hidden_layers):
-            # The index depends on the loop's own counter, so that XLA cannot slice all layers out of
-            # the stacked weights before the loop, which would hold a second copy of them.
-            layer = layer_at(self.layers, index + jnp.minimum(slot, 0))
+            layer = layer_at(self.layers, index + _unforeseen_zero(slot, hidden))
             query, key, value = layer.project(hidden, cos, sin)
             keys[index] = jax.lax.dynamic_update_slice_in_dim(keys[index], key, slot, axis=2)
             values[index] = jax.lax.dynamic_update_slice_in_dim(values[index], value, slot, axis=2)
@@ -204,3 +202,17 @@ class Decoder(nnx.Module):
 
     def _text_angles(self, positions: Int[Array, "*batch length"]) -> tuple[Array, Array]:
         return self._angles(jnp.broadcast_to(positions, (3, *positions.shape)))
+
+
+def _unforeseen_zero(slot: Int[Array, ""], hidden: Float[Array, "batch group 1 width"]) -> Int[Array, ""]:
+    """0, in a form that keeps XLA from slicing every layer out of the stacked weights at once.
+
+    Those slices together are a second copy of the weights. A dependence on the loop's own counter keeps them
+    from being made before the decoding loop. XLA:CPU would still make them all as an iteration begins: there
+    they wait for the layer before. Elsewhere the scheduler saves memory by itself, and reading a number out of
+    a sharded array would cost an exchange between devices in every layer.
+    """
+    return jax.lax.platform_dependent(
+        cpu=lambda: jnp.minimum(jnp.abs(hidden[0, 0, 0, 0]).astype(jnp.int32), 0),
+        default=lambda: jnp.minimum(slot, 0),
+    )

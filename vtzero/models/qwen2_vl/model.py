@@ -45,9 +45,7 @@ class Qwen2VL(nnx.Module):
         embeddings = self.model.embed_tokens(prompts.ids).astype(self.dtype)
         if prompts.patches.shape[1] == 0:
             return embeddings
-        features = self.visual(
-            prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments
-        )
+        features = self.visual(prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments)
         is_image = (prompts.ids == self.config.image_token_id) & prompts.mask
         order = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
         placed = jnp.take_along_axis(features, order[..., None], axis=1)
@@ -98,7 +96,7 @@ def predicting_hidden(
     completion_hidden: Float[Array, "batch group length width"],
     prompts: Prompts,
 ) -> Float[Array, "batch group length width"]:
-    """The hidden state that predicts each completion token: the prompt's last, then all but the last of its own."""
+    """The hidden state that predicts each completion token: the prompt's last, then its own but the last."""
     batch, group, _, width = completion_hidden.shape
     first = jnp.broadcast_to(last_hidden(prompt_hidden, prompts)[:, None, None], (batch, group, 1, width))
     return jnp.concatenate([first, completion_hidden[:, :, :-1]], axis=2)

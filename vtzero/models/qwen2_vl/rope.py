@@ -42,7 +42,7 @@ def mrope_cos_sin(
 def vision_cos_sin(
     positions: Int[Array, "*batch patches 2"], head_dim: int, theta: float
 ) -> tuple[Float[Array, "*batch patches head_dim"], Float[Array, "*batch patches head_dim"]]:
-    """Cosine and sine of the vision encoder: the first half of the frequencies turns with the row, the rest with the column."""
+    """Cosine and sine of the vision encoder: half of the frequencies follow the row, half the column."""
     half = head_dim // 2
     frequencies = theta ** -(jnp.arange(0, half, 2, dtype=jnp.float32) / half)
     angles = positions[..., None].astype(jnp.float32) * frequencies
@@ -65,7 +65,10 @@ def patch_positions(grid: Grid, merge_size: int) -> Int[np.ndarray, "patches 2"]
 
 
 def prompt_positions(
-    ids: Sequence[int] | Int[np.ndarray, " length"], grids: Sequence[Grid], image_token_id: int, merge_size: int
+    ids: Sequence[int] | Int[np.ndarray, " length"],
+    grids: Sequence[Grid],
+    image_token_id: int,
+    merge_size: int,
 ) -> tuple[Int[np.ndarray, "3 length"], int]:
     """M-RoPE positions of one unpadded prompt, and the position at which its completion starts.
 

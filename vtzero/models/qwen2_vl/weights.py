@@ -32,7 +32,7 @@ EMBEDDING_NAME = "model.embed_tokens.weight"
 
 @dataclass(frozen=True)
 class ParameterPath:
-    """Where one Hugging Face tensor lives: a path in the dictionary of parameters, its layer where stacked."""
+    """Where one Hugging Face tensor lives: a path among the parameters, and its layer where stacked."""
 
     path: Path
     layer: int | None = None

@@ -1,0 +1,162 @@
+"""The command line: parses, loads a config, calls one function. No logic.
+
+Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vtzero.config import ConfigError, load_config, parse_overrides
+
+USER_MISTAKES = (ConfigError, FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the console command `vtzero`."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and known.verb != "train":
+        parser.error(f"unknown argument {rest[0]}")
+    try:
+        figures = known.run(known, rest)
+    except USER_MISTAKES as error:
+        print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    if known.json:
+        print(json.dumps(figures))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("vtzero", description="VisualThinker-R1-Zero in JAX: GRPO on Qwen2-VL")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    train = _verb(verbs, "train", _train, "train by a config (GRPO or SFT); a second start resumes")
+    train.add_argument("config", help="YAML file; further --key value pairs override it")
+    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    evaluate = _verb(verbs, "eval", _eval, "accuracy of a model on a benchmark")
+    _model_arguments(evaluate)
+    evaluate.add_argument("--benchmark", default="scenes", help="'scenes', or a jsonl or parquet file")
+    evaluate.add_argument("--limit", type=int, help="only the first N items")
+    evaluate.add_argument("--batch-size", type=int, default=64)
+    evaluate.add_argument("--opening", default="", help="text put at the start of every answer")
+    evaluate.add_argument("--out", type=Path, help="folder for eval/BENCHMARK-0.json and .jsonl")
+
+    sample = _verb(verbs, "sample", _sample, "answers to a question about an image, several at once")
+    _model_arguments(sample)
+    sample.add_argument("question", help="the question")
+    sample.add_argument("--image", action="append", default=[], help="image file; repeat for several")
+    sample.add_argument("--options", default="", help="comma-separated options")
+    sample.add_argument("--answer", help="the right answer: each sample is then scored")
+    sample.add_argument("-n", "--num-generations", type=int, default=4)
+    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument("--top-k", type=int, default=0)
+    sample.add_argument("--top-p", type=float, default=1.0)
+    sample.add_argument("--seed", type=int, default=0)
+
+    export = _verb(verbs, "export", _export, "a run's checkpoint (Orbax) -> a Hugging Face folder")
+    export.add_argument("run_folder", type=Path, help="the run's folder, or what `vtzero import` wrote")
+    export.add_argument("out", type=Path)
+    export.add_argument("--step", type=int, help="checkpoint step (default: the last)")
+
+    importer = _verb(verbs, "import", _import, "a Hugging Face folder -> an Orbax checkpoint")
+    importer.add_argument("folder", type=Path)
+    importer.add_argument("out", type=Path)
+
+    scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
+    scenes.add_argument("out", type=Path)
+    scenes.add_argument("--train", type=int, default=1000, help="training rows")
+    scenes.add_argument("--test", type=int, default=400, help="held-out rows")
+    scenes.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Callable[..., dict[str, Any]], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
+    return parser
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="Hugging Face folder, or 'tiny'")
+    parser.add_argument("--prompt-template", default="r1_zero_base")
+    parser.add_argument("--max-completion-length", type=int, default=64)
+    parser.add_argument("--max-prompt-length", type=int, default=1024)
+    parser.add_argument("--max-pixels", type=int)
+
+
+def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from vtzero.training.loop import train
+
+    return train(load_config(known.config, parse_overrides(rest)), quiet=known.quiet)
+
+
+def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.training.inference import evaluate_model
+
+    return evaluate_model(
+        _model_settings(known),
+        known.benchmark,
+        limit=known.limit,
+        batch_size=known.batch_size,
+        opening=known.opening,
+        out=known.out,
+    )
+
+
+def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.training.inference import sample_model
+
+    return sample_model(
+        _model_settings(known),
+        known.question,
+        images=known.image,
+        options=[option.strip() for option in known.options.split(",") if option.strip()],
+        answer=known.answer,
+        num_generations=known.num_generations,
+        temperature=known.temperature,
+        top_k=known.top_k,
+        top_p=known.top_p,
+        seed=known.seed,
+    )
+
+
+def _model_settings(known: argparse.Namespace) -> Any:
+    from vtzero.training.inference import ModelSettings
+
+    return ModelSettings(
+        model=known.model,
+        prompt_template=known.prompt_template,
+        max_completion_length=known.max_completion_length,
+        max_prompt_length=known.max_prompt_length,
+        max_pixels=known.max_pixels,
+    )
+
+
+def _export(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.training.convert import export_run
+
+    return export_run(known.run_folder, known.out, known.step)
+
+
+def _import(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.training.convert import import_folder
+
+    return import_folder(known.folder, known.out)
+
+
+def _scenes(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.scenes.dataset import write_scenes
+
+    write_scenes(known.out, train=known.train, test=known.test, seed=known.seed)
+    return {"folder": str(known.out), "train": known.train, "test": known.test}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Which axis of an array lies on which axis of the mesh: one table for parameters, one rule for batches.
+
+Knows names and shapes only: no model code, no files, no config of runs.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+RULES: tuple[tuple[str, P], ...] = (
+    (r"(embed_tokens|lm_head)/weight", P("tensor", "fsdp")),
+    # A pair of layers is cut where the first one's output enters the second, so that only the second's
+    # result has to be summed over `tensor`.
+    (r"(q_proj|k_proj|v_proj|gate_proj|up_proj|qkv|fc1)/weight", P("tensor", "fsdp")),
+    (r"(q_proj|k_proj|v_proj|qkv|fc1)/bias", P("tensor")),
+    (r"(o_proj|down_proj|proj|fc2)/weight", P("fsdp", "tensor")),
+    (r"(proj|fc2)/bias", P(None)),
+    (r"(input_layernorm|post_attention_layernorm|norm|norm1|norm2|ln_q)/(weight|bias)", P()),
+    (r"patch_embed/weight", P("fsdp")),
+)
+"""(module/parameter, PartitionSpec) for each parameter of Qwen2-VL; of a stack, for one layer of it."""
+
+STACKS = (r"visual/blocks/", r"model/layers/")
+"""Where parameters have a leading layer axis, which is not divided."""
+
+BATCH_AXES = ("data", "fsdp")
+
+
+def shard_params(params: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of each parameter, in a tree like `params` (arrays, or anything with a shape).
+
+    A mesh axis that does not divide its dimension is left out there: the dimension is then whole on every
+    device of that axis.
+
+    Raises ValueError naming a parameter that no rule covers.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(_join(path), leaf.shape, mesh)), params
+    )
+
+
+def state_sharding(state: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of each array of a training state (arrays or shapes), as `shard_params` gives them.
+
+    An optimizer's moments carry the path of their parameter, and lie as it does; counters are replicated.
+    """
+    return shard_params(state, mesh)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis, samples, over `data` and `fsdp` together."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """A batch (nested dataclasses of arrays, samples first) on the mesh; scalars are replicated.
+
+    M-RoPE `positions` (3, samples, length) are the one array whose samples are second. Where several
+    processes share the mesh, each passes the same whole batch and keeps its own part.
+
+    Raises ValueError when the samples do not divide over `data` * `fsdp`.
+    """
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+    def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        name = _join(path)
+        axis = 1 if name.split("/")[-1] == "positions" else 0
+        if leaf.ndim and leaf.shape[axis] % shards:
+            raise ValueError(
+                f"{name} has {leaf.shape[axis]} samples, which do not divide over data * fsdp = {shards}"
+            )
+        spec = P(*(None,) * axis, BATCH_AXES) if leaf.ndim else P()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree_util.tree_map_with_path(put, batch)
+
+
+def _spec(path: str, shape: Sequence[int], mesh: Mesh) -> P:
+    if not shape:
+        return P()
+    for pattern, spec in RULES:
+        if re.search(rf"(^|/){pattern}(/|$)", path):
+            stacked = any(stack in path for stack in STACKS)
+            return _fit((None, *spec) if stacked else tuple(spec), shape, mesh)
+    raise ValueError(f"{path}: no rule says how to shard this parameter; add one to RULES in {__name__}")
+
+
+def _fit(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> P:
+    """`axes` without those that do not divide their dimension."""
+    divided = (
+        axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(axes, shape, strict=False)
+    )
+    return P(*divided)
+
+
+def _join(path: Sequence[Any]) -> str:
+    """A key path as names joined by slashes."""
+    names = (getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))) for key in path)
+    return "/".join(str(name) for name in names)

@@ -1,0 +1,192 @@
+"""The batched decode loop: prompts in, a group of completions for each out, in one compiled program.
+
+The prompt is read once and its cache shared by the group. Knows arrays and the model: no tokenizer, no files,
+no config of runs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vtzero.models.qwen2_vl.decoder import CompletionCache, PromptCache
+from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.models.qwen2_vl.model import Qwen2VL, last_hidden
+from vtzero.sampling.filters import ban_ids, draw, filter_logits, log_probability
+from vtzero.sampling.parameters import SamplingParameters
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Completions:
+    """What was drawn, right-padded with `pad_id`; every completion starts at slot 0.
+
+    `lengths` counts tokens, the stop token included; `terminated` says that there was one. Three
+    log-probabilities of each drawn token, 0 in the padding:
+    - `drawn_logps` under the distribution it was drawn from, after every filter;
+    - `policy_logps` under softmax(logits / temperature) without the banned ids: what a trainer computes
+      (temperature 1 where decoding is greedy);
+    - `model_logps` under the raw model, softmax(logits).
+    """
+
+    ids: Int[Array, "batch group length"]
+    lengths: Int[Array, "batch group"]
+    terminated: Bool[Array, "batch group"]
+    drawn_logps: Float[Array, "batch group length"]
+    policy_logps: Float[Array, "batch group length"]
+    model_logps: Float[Array, "batch group length"]
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What fixes the compiled loop: the buffer's length, the ids that end a completion, the padding."""
+
+    max_completion_length: int
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+    def __post_init__(self) -> None:
+        if self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length is {self.max_completion_length}; it must be at least 1")
+        if not self.stop_ids:
+            raise ValueError("stop_ids is empty; a completion could never end")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Loop:
+    """The loop's state; `hidden` is what the next token is drawn from."""
+
+    step: Int[Array, ""]
+    hidden: Float[Array, "batch group width"]
+    cache: CompletionCache
+    done: Bool[Array, "batch group"]
+    seen: Bool[Array, "batch group vocab"] | None
+    completions: Completions
+
+
+def sample_groups(
+    model: Qwen2VL,
+    prompts: Prompts,
+    keys: Any,
+    parameters: SamplingParameters,
+    settings: DecodeSettings,
+    max_new_tokens: Int[Array, ""] | int | None = None,
+) -> Completions:
+    """Draw one completion for each key: `keys` is a key array of shape (batch, group).
+
+    Token t of a completion is drawn with fold_in(its key, t), so that it depends on nothing else in the
+    batch. The loop ends as soon as every completion has drawn a stop id, or after `max_new_tokens` (at most
+    the settings' length; a traced number, so that changing it compiles nothing anew).
+    """
+    hidden, prompt_cache = model.read_prompts(prompts)
+    limit = settings.max_completion_length if max_new_tokens is None else max_new_tokens
+    first = jnp.broadcast_to(last_hidden(hidden, prompts)[:, None], (*keys.shape, hidden.shape[-1]))
+    start = _start(model, prompts, first, parameters, settings)
+
+    def goes_on(loop: _Loop) -> Bool[Array, ""]:
+        return (loop.step < limit) & ~jnp.all(loop.done)
+
+    def body(loop: _Loop) -> _Loop:
+        return _step(model, prompts, prompt_cache, keys, parameters, settings, loop)
+
+    return jax.lax.while_loop(goes_on, body, start).completions
+
+
+def _start(
+    model: Qwen2VL,
+    prompts: Prompts,
+    hidden: Float[Array, "batch group width"],
+    parameters: SamplingParameters,
+    settings: DecodeSettings,
+) -> _Loop:
+    batch, group = hidden.shape[:2]
+    length = settings.max_completion_length
+    zeros = jnp.zeros((batch, group, length), jnp.float32)
+    ids = jnp.full((batch, group, length), settings.pad_id, jnp.int32)
+    nobody = jnp.zeros((batch, group), bool)
+    return _Loop(
+        step=jnp.int32(0),
+        hidden=hidden,
+        cache=model.model.empty_cache(batch, group, length, hidden.dtype),
+        done=nobody,
+        seen=None if parameters.repetition_penalty is None else _seen_in_prompts(model, prompts, group),
+        completions=Completions(ids, jnp.zeros((batch, group), jnp.int32), nobody, zeros, zeros, zeros),
+    )
+
+
+def _seen_in_prompts(model: Qwen2VL, prompts: Prompts, group: int) -> Bool[Array, "batch group vocab"]:
+    """The repetition penalty counts the prompt's tokens as seen, as transformers' does."""
+    batch = prompts.ids.shape[0]
+    rows = jnp.arange(batch)[:, None]
+    seen = jnp.zeros((batch, model.config.text.vocab_size), bool).at[rows, prompts.ids].max(prompts.mask)
+    return jnp.broadcast_to(seen[:, None], (batch, group, seen.shape[-1]))
+
+
+def _step(
+    model: Qwen2VL,
+    prompts: Prompts,
+    prompt_cache: PromptCache,
+    keys: Any,
+    parameters: SamplingParameters,
+    settings: DecodeSettings,
+    loop: _Loop,
+) -> _Loop:
+    logits = model.logits(loop.hidden)
+    filtered = filter_logits(logits, parameters, loop.seen)
+    step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(keys)
+    tokens = draw(filtered, step_keys, parameters.temperature)
+    tokens = jnp.where(loop.done, settings.pad_id, tokens)
+    completions = _record(loop, tokens, logits, filtered, parameters, settings)
+    hidden, cache = model.decode_step(
+        tokens, prompts.start[:, None] + loop.step, loop.step, prompt_cache, loop.cache
+    )
+    return _Loop(
+        step=loop.step + 1,
+        hidden=hidden,
+        cache=cache,
+        done=completions.terminated,
+        seen=None if loop.seen is None else loop.seen | jax.nn.one_hot(tokens, logits.shape[-1], dtype=bool),
+        completions=completions,
+    )
+
+
+def _record(
+    loop: _Loop,
+    tokens: Int[Array, "batch group"],
+    logits: Float[Array, "batch group vocab"],
+    filtered: Float[Array, "batch group vocab"],
+    parameters: SamplingParameters,
+    settings: DecodeSettings,
+) -> Completions:
+    """Write the tokens and their log-probabilities into this step's slot."""
+    drawn = loop.completions
+    temperature = jnp.asarray(parameters.temperature, jnp.float32)[..., None]
+    tempered = ban_ids(logits, parameters.banned_ids) / jnp.where(temperature > 0, temperature, 1.0)
+
+    def put(buffer: Array, values: Array) -> Array:
+        kept = jnp.where(loop.done, 0, values)[..., None].astype(buffer.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, kept, loop.step, axis=2)
+
+    stopped = jnp.isin(tokens, jnp.asarray(settings.stop_ids)) & ~loop.done
+    return Completions(
+        ids=jax.lax.dynamic_update_slice_in_dim(drawn.ids, tokens[..., None], loop.step, axis=2),
+        lengths=drawn.lengths + ~loop.done,
+        terminated=loop.done | stopped,
+        drawn_logps=put(drawn.drawn_logps, log_probability(filtered, tokens)),
+        policy_logps=put(drawn.policy_logps, log_probability(tempered, tokens)),
+        model_logps=put(drawn.model_logps, log_probability(logits, tokens)),
+    )
+
+
+def sample_keys(run_key: Any, step: int | Array, samples: Int[Array, " batch"], group: int) -> Any:
+    """One key for each completion: fold_in(fold_in(run key, step), global sample index * group + its place).
+
+    `samples` are global indices of the prompts in the step, so that any mesh and any split of the batch
+    draws the same numbers, and no two completions share a key.
+    """
+    step_key = jax.random.fold_in(run_key, step)
+    places = samples[:, None] * group + jnp.arange(group)
+    return jax.vmap(jax.vmap(lambda place: jax.random.fold_in(step_key, place)))(places)

@@ -1,0 +1,256 @@
+"""Checkpoints of a run, through Orbax: a pytree of arrays and a little JSON, saved while training goes on.
+
+Knows no model and no optimizer: leaves are stored under the names that lead to them in the pytree.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+from orbax.checkpoint import v1 as ocp
+
+Name = tuple[str, ...]
+_STATE, _EXTRA = "state", "extra"
+_LONGEST_REASON = 300
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, with one folder a step.
+
+    With several processes, each calls every method, and the folder is one that all of them see.
+    """
+
+    def __init__(self, folder: Path, *, keep: int | None) -> None:
+        """`keep`: how many of the newest checkpoints stay, None for all. Only `save` creates the folder.
+
+        Raises ValueError for a `keep` below 1.
+        """
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep is {keep}; it must be at least 1, or None to keep every checkpoint")
+        self._folder = Path(folder).absolute()  # Orbax refuses relative paths.
+        self._keep = keep
+        self._writer: ocp.training.Checkpointer | None = None
+
+    def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
+        """Copy the state to the host, then write it in the background, as `folder/STEP/`.
+
+        Once this returns, the arrays may be donated and `extra` changed. The step counts as saved, and older
+        ones are deleted, only after everything is written. `extra` is this process's own: each process gets
+        back from `read_extra` what it gave. A save still under way is waited for, and fails here if it fails.
+
+        Raises ValueError when the step is there already, when `extra` is not JSON, and, with several
+        processes, for an array that is not spread over all of them.
+        """
+        leaves = _named(state)
+        _check_spread(leaves)
+        items = {_STATE: unflatten_dict(leaves), _EXTRA: _ProcessJson(_to_json(extra))}
+        self.wait()
+        try:
+            self._open().save_checkpointables_async(step, items, force=True)
+        except ocp.training.errors.StepAlreadyExistsError as error:
+            path = self._folder / str(step)
+            raise ValueError(f"{path}: exists already; remove it, or continue from it") from error
+
+    def wait(self) -> None:
+        """Return once the latest save has finished; raises what made it fail.
+
+        After a failure older checkpoints are still there, and the step can be saved again.
+        """
+        if self._writer is None:
+            return
+        try:
+            self._writer.wait()
+        except Exception:
+            # Orbax's list holds the failed step, and misses those that it would have replaced.
+            self._writer.reload()
+            raise
+
+    def close(self) -> None:
+        """Finish what is under way and release Orbax's threads. To be called before the process ends."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def list_steps(self) -> list[int]:
+        """The steps of the finished checkpoints, ascending; none when there is no folder."""
+        found = ocp.path.step.standard_name_format().find_all(self._folder)
+        return sorted(info.step for info in found if info.commit_timestamp_nsecs is not None)
+
+    def latest_step(self) -> int | None:
+        """The newest finished checkpoint's step, or None."""
+        return max(self.list_steps(), default=None)
+
+    def restore(self, step: int, like: Any, *, partial: bool = False) -> Any:
+        """The state as it was saved, byte for byte, in the structure and on the devices of `like`.
+
+        `like` is a pytree of arrays or `jax.ShapeDtypeStruct`s, whose shardings say where arrays go. Without
+        one, as for an array that no device was chosen for, the result is on the default device and free to
+        be moved by `jax.jit`. With `partial`, what is stored beyond `like` is left unread.
+
+        Raises ValueError, in one line that names the folder or the parameter, when there is no such
+        checkpoint, when its names, shapes or dtypes are others, and when it cannot be read.
+        """
+        path = self._finished(step)
+        places = _named(like)
+        wanted = {name: _abstract(leaf) for name, leaf in places.items()}
+        context = ocp.Context()
+        context.pytree_options.loading.partial_load = partial
+        try:
+            _check(path, _stored(path), wanted, partial)
+            with context:
+                loaded = ocp.load_checkpointables(path, {_STATE: unflatten_dict(wanted)})[_STATE]
+        except _MismatchError as error:
+            raise ValueError(str(error)) from None
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{path}: cannot be read ({_reason(error)})") from error
+        arrays = flatten_dict(loaded)
+        leaves = [_placed(arrays[name], leaf) for name, leaf in places.items()]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def read_extra(self, step: int) -> dict[str, Any]:
+        """What this process gave to `save`.
+
+        Raises ValueError when there is no such checkpoint, or when another number of processes saved it.
+        """
+        path = self._finished(step)
+        extra = _ProcessJson()
+        if not (path / _EXTRA / extra.file_name).is_file():
+            count = jax.process_count()
+            raise ValueError(
+                f"{path}: has no {_EXTRA}/{extra.file_name}; it was not saved by {count} process(es), "
+                "and its place in the data can be found again only by as many as saved it"
+            )
+        ocp.load_checkpointables(path, {_EXTRA: extra})
+        value: dict[str, Any] = json.loads(extra.text)
+        return value
+
+    def _open(self) -> ocp.training.Checkpointer:
+        if self._writer is None:
+            policies = ocp.training.preservation_policies
+            self._writer = ocp.training.Checkpointer(
+                self._folder,
+                preservation_policy=policies.LatestN(self._keep),
+                cleanup_tmp_directories=True,
+            )
+        return self._writer
+
+    def _finished(self, step: int) -> Path:
+        if not self._folder.is_dir():
+            raise ValueError(f"{self._folder}: no such folder of checkpoints")
+        steps = self.list_steps()
+        if step not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise ValueError(f"{self._folder}: no finished checkpoint of step {step}; there are: {listed}")
+        return self._folder / str(step)
+
+
+class _MismatchError(Exception):
+    """The checkpoint is sound, but not of this state."""
+
+
+class _ProcessJson:
+    """One process's JSON text, as an Orbax `StatefulCheckpointable`."""
+
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+        self.file_name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
+
+    async def save(self, directory: Any) -> Any:
+        return self._write(directory)
+
+    async def load(self, directory: Any) -> Any:
+        return self._read(directory)
+
+    async def _write(self, directory: Any) -> None:
+        created = await directory.await_creation()
+        (created / self.file_name).write_text(self.text, encoding="utf-8")
+
+    async def _read(self, directory: Any) -> None:
+        self.text = (directory / self.file_name).read_text(encoding="utf-8")
+
+
+def _to_json(extra: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(extra), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"extra cannot be stored as JSON: {error}") from error
+
+
+def _named(tree: Any) -> dict[Name, Any]:
+    """The leaves by the path that leads to them, in the order of `jax.tree.leaves`.
+
+    An `nnx.Variable` adds nothing to the path of the one array in it: how Flax flattens one differs between
+    its versions, and a checkpoint outlives them.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    leaves = jax.tree.leaves(tree)
+    return {_name(path): leaf for (path, _), leaf in zip(paths, leaves, strict=True)}
+
+
+def _name(path: tuple[Any, ...]) -> Name:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _check_spread(leaves: Mapping[Name, Any]) -> None:
+    """Orbax finds such an array too, but only while the other processes wait for this one."""
+    for name, leaf in leaves.items():
+        if jax.process_count() > 1 and leaf.is_fully_addressable:
+            raise ValueError(f"{'.'.join(name)!r} is in one process only; place it on the run's mesh first")
+
+
+def _has_place(leaf: Any) -> bool:
+    if isinstance(leaf, jax.Array):
+        return leaf.committed
+    return getattr(leaf, "sharding", None) is not None
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = leaf.sharding if _has_place(leaf) else default
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _placed(array: jax.Array, like: Any) -> jax.Array:
+    # Orbax commits every array to devices; a step counter bound to one device could not enter a compiled
+    # function together with parameters that are spread over many.
+    return array if _has_place(like) else jax.device_put(np.asarray(array))
+
+
+def _stored(path: Path) -> dict[Name, Any]:
+    tree = ocp.metadata(path, _STATE).metadata
+    if tree is None:  # Orbax has only logged what is wrong.
+        raise ValueError("the description of its arrays is damaged")
+    stored: dict[Name, Any] = flatten_dict(tree)
+    return stored
+
+
+def _check(path: Path, stored: Mapping[Name, Any], wanted: Mapping[Name, Any], partial: bool) -> None:
+    """Orbax itself would cast dtypes without a word, and report other shapes over several lines."""
+    for name, leaf in wanted.items():
+        if name not in stored:
+            raise _MismatchError(f"{path}: has no {'.'.join(name)!r}")
+        if _kind(stored[name]) != _kind(leaf):
+            raise _MismatchError(
+                f"{path}: {'.'.join(name)!r} is {_kind(stored[name])}, not {_kind(leaf)} as in this run"
+            )
+    unasked = stored.keys() - wanted.keys()
+    if unasked and not partial:
+        raise _MismatchError(
+            f"{path}: has {'.'.join(min(unasked))!r}, which this run has not; restore with the run's settings"
+        )
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause, in one line: Orbax wraps it in errors that list its own registries."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]

@@ -1,0 +1,146 @@
+"""Tables of sampled completions, one parquet file a logged step, as TRL lays them out.
+
+Knows files and plain values; knows no arrays of a device, no model and no rewards beyond their names.
+"""
+
+import io
+import math
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+FOLDER = "completions"
+_STEM = "completions_"
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_COLUMNS = [
+    ("step", pa.int64()),
+    ("prompt", pa.string()),
+    ("image", _IMAGE),
+    ("completion", pa.string()),
+    ("answer", pa.string()),
+    ("task", pa.string()),
+]
+
+
+@dataclass(frozen=True)
+class CompletionRow:
+    """One completion; `rewards` by the reward's name, NaN where there is no score; `image` is a PNG file."""
+
+    prompt: str
+    completion: str
+    rewards: Mapping[str, float]
+    advantage: float
+    answer: str = ""
+    task: str = ""
+    image: bytes | None = None
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
+def write_completions(folder: str | Path, step: int, rows: Sequence[CompletionRow]) -> Path:
+    """Write `folder/completions/completions_{step:05d}.parquet`, and return its path.
+
+    Columns: step, prompt, image ({"bytes", "path"} as in Hugging Face datasets, or null), completion, answer,
+    task, `rewards/NAME` a reward (null where there is no score), advantage. The file appears whole or not at
+    all; one of the same step is replaced.
+
+    Raises ValueError without rows, or when rows have different rewards.
+    """
+    table = _table(step, rows)
+    path = Path(folder) / FOLDER / f"{_STEM}{step:05d}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _table(step: int, rows: Sequence[CompletionRow]) -> pa.Table:
+    if not rows:
+        raise ValueError(f"step {step} has no completions to write")
+    names = list(rows[0].rewards)
+    for number, row in enumerate(rows):
+        if row.rewards.keys() != rows[0].rewards.keys():
+            raise ValueError(
+                f"completion {number} of step {step} has rewards {list(row.rewards)}, not {names}"
+            )
+    rewards = [(f"rewards/{name}", pa.float64()) for name in names]
+    schema = pa.schema([*_COLUMNS, *rewards, ("advantage", pa.float64())])
+    return pa.Table.from_pylist([_record(step, row) for row in rows], schema=schema)
+
+
+def _record(step: int, row: CompletionRow) -> dict[str, Any]:
+    return {
+        "step": step,
+        "prompt": row.prompt,
+        "image": None if row.image is None else {"bytes": row.image, "path": None},
+        "completion": row.completion,
+        "answer": row.answer,
+        "task": row.task,
+        **{f"rewards/{name}": _or_null(value) for name, value in row.rewards.items()},
+        "advantage": float(row.advantage),
+    }
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def read_completions(
+    folder: str | Path, *, columns: Sequence[str] | None = None, steps: Collection[int] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of a run folder's tables, by column name, in the order of the steps and as written.
+
+    `columns` and `steps` read less than all; without `image` a long run fits in memory. No tables, no rows.
+
+    Raises ValueError naming the file that is not a readable parquet file or lacks a column.
+    """
+    rows: list[dict[str, Any]] = []
+    for step, path in sorted(_files(folder).items()):
+        if steps is None or step in steps:
+            rows += _read(path, columns)
+    return rows
+
+
+def _read(path: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
+    try:
+        # Not `read_table`, which would take a parent folder such as `lr=1e-6` for one more column.
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns or () if name not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(f"{path}: has no column {missing[0]!r}")
+            rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: not a readable parquet file ({' '.join(str(error).split())})") from error
+    return rows
+
+
+def remove_completions_after(folder: str | Path, step: int) -> None:
+    """Delete the tables of later steps, which a resumed run will write again."""
+    for number, path in _files(folder).items():
+        if number > step:
+            path.unlink()
+
+
+def _files(folder: str | Path) -> dict[int, Path]:
+    """The tables by step; the steps of long runs have more digits than the names are padded to."""
+    found = {}
+    for path in (Path(folder) / FOLDER).glob(f"{_STEM}*.parquet"):
+        digits = path.stem.removeprefix(_STEM)
+        if digits.isdecimal():
+            found[int(digits)] = path
+    return found

@@ -1,0 +1,63 @@
+"""Orbax checkpoints <-> Hugging Face folders, for `vtzero export` and `vtzero import`."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vtzero.config import load_config
+from vtzero.models.qwen2_vl.weights import abstract_model
+from vtzero.training.checkpoints import Checkpoints
+from vtzero.training.huggingface import load_model, read_config, save_model
+from vtzero.training.loop import export
+from vtzero.training.setup import set_up
+
+SOURCE = "source"
+NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
+
+
+def export_run(run_folder: Path, out: Path, step: int | None = None) -> dict[str, Any]:
+    """Write the parameters of a run's checkpoint, or of an imported model, as a Hugging Face folder.
+
+    Raises FileNotFoundError when the folder holds neither, FileExistsError when `out` holds files.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out}: exists and is not empty; choose another folder or remove it")
+    checkpoints = Checkpoints(run_folder / "checkpoints", keep=None)
+    chosen = checkpoints.latest_step() if step is None else step
+    if chosen is None:
+        raise FileNotFoundError(f"{run_folder}: no finished checkpoint in {run_folder / 'checkpoints'}")
+    if (run_folder / SOURCE).is_dir():
+        _export_imported(checkpoints, chosen, run_folder / SOURCE, out)
+    else:
+        setup, state = set_up(load_config(run_folder / "config.yaml"), run_folder)
+        export(setup, checkpoints.restore(chosen, state), out)
+    return {"step": chosen, "folder": str(out)}
+
+
+def import_folder(folder: Path, out: Path) -> dict[str, Any]:
+    """Read a Hugging Face folder into an Orbax checkpoint at step 0; its other files go along in source/.
+
+    Raises FileExistsError when `out` holds files.
+    """
+    config = read_config(folder)
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out}: exists and is not empty; choose another folder or remove it")
+    _, params = load_model(folder)
+    shutil.copytree(folder, out / SOURCE, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    leaves = jax.tree.leaves(params)
+    checkpoints = Checkpoints(out / "checkpoints", keep=None)
+    checkpoints.save(0, params, {"step": 0, "dtypes": [str(leaf.dtype) for leaf in leaves]})
+    checkpoints.close()
+    count = sum(leaf.size for leaf in leaves)
+    return {"parameters": count, "layers": config.text.num_hidden_layers, "folder": str(out)}
+
+
+def _export_imported(checkpoints: Checkpoints, step: int, source: Path, out: Path) -> None:
+    config = read_config(source)
+    leaves, structure = jax.tree.flatten(abstract_model(config)[1])
+    dtypes = checkpoints.read_extra(step)["dtypes"]
+    like = [jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
+    save_model(None, checkpoints.restore(step, jax.tree.unflatten(structure, like)), config, out)
+    shutil.copytree(source, out, dirs_exist_ok=True)

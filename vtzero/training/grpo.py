@@ -1,0 +1,269 @@
+"""GRPO as a method of the loop: draw prompts, sample groups, score them, update."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtzero.config import RunConfig
+from vtzero.data.images import open_image
+from vtzero.data.pipeline import GroupPipeline, PromptBatch
+from vtzero.data.processor import PreparedPrompt
+from vtzero.data.sources import open_source
+from vtzero.grpo.advantages import group_advantages, group_statistics
+from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
+from vtzero.grpo.scoring import banned_mask, group_logprobs
+from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.parallel.sharding import shard_batch
+from vtzero.rewards.registry import load_reward
+from vtzero.rewards.runner import NamedReward, RewardResult, score
+from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
+from vtzero.sampling.parameters import SamplingParameters
+from vtzero.sampling.sampler import Sampler
+from vtzero.training.completions import CompletionRow, png_bytes
+from vtzero.training.method import Clock, StepReport
+from vtzero.training.metrics import length_metrics, reward_metrics
+from vtzero.training.setup import Setup
+from vtzero.training.state import TrainState, make_update
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Completions as text with their rewards, in the order of the flattened (batch, group)."""
+
+    texts: list[str]
+    rewards: RewardResult
+
+
+class GRPO:
+    """One optimizer step a rollout and iteration; the reference model exists only where `beta` > 0."""
+
+    def __init__(self, setup: Setup, reference: Any | None):
+        config = setup.config
+        self._setup, self._config, self._reference = setup, config, reference
+        self._objective = objective_settings(config)
+        self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
+        self._functions = reward_functions(config)
+        self._pipeline = GroupPipeline(
+            open_source(
+                config.data, split=config.data_split, limit=config.data_limit, max_images=config.max_images
+            ),
+            setup.processor,
+            setup.template,
+            setup.buckets,
+            seed=config.seed,
+        )
+        self._sampler = Sampler(setup.parts.merge, decode_settings(setup))
+        self._parameters = sampling_parameters(config, setup.banned_ids)
+        loss = partial(_loss, objective=self._objective, scoring=self._scoring)
+        self._update = make_update(
+            setup.parts, loss, setup.optimizer, micro_batches=config.gradient_accumulation_steps
+        )
+        self._score = jax.jit(self._logprobs)
+        self._prepare = jax.jit(self._rollout)
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
+        """Draw, sample, score, update."""
+        clock = Clock()
+        batch = self._pipeline.next_batch(self._config.prompts_per_step)
+        arrays = shard_batch(batch.arrays, self._setup.mesh)
+        clock.lap("data")
+        drawn = self._sample(state, arrays, index)
+        jax.block_until_ready(drawn)
+        clock.lap("gen")
+        scored = self._rewards(batch.prompts, drawn)
+        clock.lap("reward")
+        rollout, statistics = self._prepare(arrays, drawn, self._by_group(scored.rewards.total))
+        rollout = self._with_old_and_reference(state, rollout)
+        jax.block_until_ready(rollout)
+        clock.lap("ref")
+        state, metrics = self._iterate(state, rollout)
+        clock.lap("update_actor")
+        metrics |= {name: float(value) for name, value in statistics.items()}
+        report = self._report(batch, drawn, scored, np.asarray(rollout.advantages), metrics, clock)
+        return state, report
+
+    def data_state(self) -> Mapping[str, Any]:
+        return self._pipeline.get_state()
+
+    def restore_data(self, state: Mapping[str, Any]) -> None:
+        self._pipeline.set_state(state)
+
+    def close(self) -> None:
+        self._pipeline.close()
+
+    def _sample(self, state: TrainState, prompts: Any, index: int) -> Completions:
+        config = self._config
+        keys = sample_keys(
+            jax.random.key(config.seed), index, jnp.arange(config.prompts_per_step), config.num_generations
+        )
+        return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
+
+    def _rewards(self, prompts: Sequence[PreparedPrompt], drawn: Completions) -> Scored:
+        """Score the text of every completion; columns repeat each prompt's for its group."""
+        ids, lengths = np.asarray(drawn.ids), np.asarray(drawn.lengths)
+        group = self._config.num_generations
+        decode = self._setup.processor.decode
+        texts = [
+            decode(ids[row, place, : lengths[row, place]])
+            for row in range(len(prompts))
+            for place in range(group)
+        ]
+        repeated = [prompt for prompt in prompts for _ in range(group)]
+        columns: dict[str, list[Any]] = {
+            "prompts": [prompt.text for prompt in repeated],
+            "answer": [prompt.answer for prompt in repeated],
+            "options": [list(prompt.options) for prompt in repeated],
+            "task": [prompt.task for prompt in repeated],
+            "completion_lengths": [int(length) for length in lengths.reshape(-1)],
+        }
+        return Scored(texts, score(self._functions, texts, columns))
+
+    def _rollout(
+        self, prompts: Any, drawn: Completions, rewards: Any
+    ) -> tuple[Rollout, dict[str, jax.Array]]:
+        settings = self._objective
+        mask = completion_mask(drawn.lengths, drawn.terminated, settings.max_completion_length, settings)
+        rollout = Rollout(
+            prompts=prompts,
+            completion_ids=drawn.ids,
+            mask=mask,
+            weights=loss_weights(mask, settings),
+            advantages=group_advantages(rewards, self._config.scale_rewards),
+            sampler_logps=drawn.policy_logps,
+        )
+        return rollout, group_statistics(rewards)
+
+    def _with_old_and_reference(self, state: TrainState, rollout: Rollout) -> Rollout:
+        if self._config.num_iterations > 1:
+            old = self._score(state.trainable, state.frozen, rollout)
+            rollout = replace(rollout, old_logps=old)
+        if self._reference is not None:
+            ref = self._score(self._reference, state.frozen, rollout)
+            rollout = replace(rollout, ref_logps=ref)
+        return rollout
+
+    def _logprobs(self, trainable: Any, frozen: Any, rollout: Rollout) -> jax.Array:
+        model = self._setup.parts.merge(trainable, frozen)
+        logps, _ = group_logprobs(
+            model,
+            rollout.prompts,
+            rollout.completion_ids,
+            banned=banned_mask(self._scoring.banned_ids, model.config.text.vocab_size),
+            temperature=self._scoring.temperature,
+            chunk=self._scoring.chunk,
+        )
+        return logps
+
+    def _iterate(self, state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, float]]:
+        """One update an iteration; metrics are those of the last, the learning rate that of the first."""
+        metrics = {"learning_rate": float(self._setup.schedule(int(state.step)))}
+        total_tokens = rollout.mask.sum()
+        for _ in range(self._config.num_iterations):
+            state, values = self._update(state, rollout, total_tokens)
+        return state, metrics | {name: float(value) for name, value in values.items()}
+
+    def _by_group(self, values: Any) -> jax.Array:
+        return jnp.asarray(values, jnp.float32).reshape(-1, self._config.num_generations)
+
+    def _report(
+        self,
+        batch: PromptBatch,
+        drawn: Completions,
+        scored: Scored,
+        advantages: np.ndarray,
+        metrics: dict[str, float],
+        clock: Clock,
+    ) -> StepReport:
+        lengths, terminated = np.asarray(drawn.lengths), np.asarray(drawn.terminated)
+        names = [function.name for function in self._functions]
+        metrics |= reward_metrics(names, scored.rewards.per_function)
+        metrics |= length_metrics(lengths, terminated, self._config.max_completion_length)
+        metrics |= clock.metrics()
+        tokens = int(lengths.sum()) + sum(len(prompt.ids) for prompt in batch.prompts)
+        metrics["num_tokens"] = float(tokens)
+        metrics["perf/throughput"] = tokens / metrics["timing_s/step"] / self._setup.mesh.size
+        metrics["rejected_samples"] = float(len(batch.rejected))
+        metrics["reward_failures"] = float(len(scored.rewards.failures))
+        logged = self._config.log_completions
+        rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
+        return StepReport(metrics, rows, batch.rejected, scored.rewards.failures)
+
+    def _rows(
+        self,
+        prompts: Sequence[PreparedPrompt],
+        scored: Scored,
+        names: Sequence[str],
+        advantages: np.ndarray,
+    ) -> list[CompletionRow]:
+        group = self._config.num_generations
+        pictures = [_picture(prompt) for prompt in prompts]
+        return [
+            CompletionRow(
+                prompt=prompts[place // group].text,
+                completion=text,
+                rewards={name: scored.rewards.per_function[i, place] for i, name in enumerate(names)},
+                advantage=float(advantages[place]),
+                answer=prompts[place // group].answer,
+                task=prompts[place // group].task,
+                image=pictures[place // group],
+            )
+            for place, text in enumerate(scored.texts)
+        ]
+
+
+def _picture(prompt: PreparedPrompt) -> bytes | None:
+    """The first image of a prompt, as a PNG file."""
+    images = prompt.example.images
+    return png_bytes(open_image(images[0])) if images else None
+
+
+def _loss(
+    model: Any, rollout: Any, total_tokens: Any, objective: ObjectiveSettings, scoring: ScoringSettings
+) -> Any:
+    return grpo_loss(model, rollout, total_tokens, objective, scoring)
+
+
+def objective_settings(config: RunConfig) -> ObjectiveSettings:
+    """The objective's part of a config."""
+    return ObjectiveSettings(
+        loss_type=config.loss_type,
+        max_completion_length=config.max_completion_length,
+        beta=config.beta,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high,
+        num_iterations=config.num_iterations,
+        mask_truncated_completions=config.mask_truncated_completions,
+    )
+
+
+def decode_settings(setup: Setup, length: int | None = None) -> DecodeSettings:
+    """The decode loop's shape for a run."""
+    return DecodeSettings(
+        length or setup.config.max_completion_length, setup.processor.stop_ids, setup.processor.pad_id
+    )
+
+
+def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> SamplingParameters:
+    """The sampling part of a config; a filter that does nothing is left out of the program."""
+    return SamplingParameters(
+        temperature=config.temperature,
+        top_k=config.top_k or None,
+        top_p=config.top_p if config.top_p < 1 else None,
+        min_p=config.min_p or None,
+        repetition_penalty=config.repetition_penalty if config.repetition_penalty != 1 else None,
+        banned_ids=banned_ids,
+    )
+
+
+def reward_functions(config: RunConfig) -> list[NamedReward]:
+    """The rewards that a config names, with their weights (1 each unless given)."""
+    weights = config.reward_weights or (1.0,) * len(config.reward_funcs)
+    return [
+        NamedReward(spec.rpartition(":")[2], load_reward(spec), weight)
+        for spec, weight in zip(config.reward_funcs, weights, strict=True)
+    ]

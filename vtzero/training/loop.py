@@ -1,0 +1,240 @@
+"""The loop of a run: resume, evaluate, step, log, save, export, in the run folder of the README.
+
+Knows no algorithm: a `Method` does the steps. All files of a run are written from here.
+"""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+
+from vtzero.config import ConfigError, RunConfig, dump_config, load_config
+from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
+from vtzero.evaluation.runner import evaluate, summary, write_result
+from vtzero.sampling.parameters import SamplingParameters
+from vtzero.sampling.sampler import Sampler
+from vtzero.training.checkpoints import Checkpoints
+from vtzero.training.completions import write_completions
+from vtzero.training.grpo import GRPO, decode_settings
+from vtzero.training.huggingface import save_model
+from vtzero.training.method import Method, StepReport
+from vtzero.training.metrics import MetricsLog, RejectedLog
+from vtzero.training.progress import Progress
+from vtzero.training.setup import Setup, reference_parameters, set_up
+from vtzero.training.sft import SFT
+from vtzero.training.state import TrainState
+
+FREE_TO_CHANGE = ("output_dir", "max_steps", "logging_steps", "save_steps", "save_total_limit", "eval_steps")
+
+
+def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`."""
+    folder = Path(config.output_dir)
+    _claim(folder, config)
+    with _Run(config, folder, quiet) as run:
+        return run.to_the_end()
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Write config.yaml, or check that the folder's is the same in all that changes the numbers."""
+    path = folder / "config.yaml"
+    if path.exists():
+        saved = load_config(path)
+        changed = [
+            name
+            for name in RunConfig.__dataclass_fields__
+            if name not in FREE_TO_CHANGE and getattr(saved, name) != getattr(config, name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{folder} holds a run with another {', '.join(changed)}; "
+                "choose another output_dir or remove it"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_config(config))
+
+
+@dataclass
+class _Totals:
+    """What `summary.json` adds up over a run and its resumptions."""
+
+    seconds: float = 0.0
+    tokens: float = 0.0
+    phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, metrics: dict[str, float]) -> None:
+        self.seconds += metrics["timing_s/step"]
+        self.tokens += metrics.get("num_tokens", 0.0)
+        for name, value in metrics.items():
+            if name.startswith("timing_s/") and name != "timing_s/step":
+                self.phases[name.removeprefix("timing_s/")] += value
+
+
+class _Run:
+    """The open files and compiled functions of one run."""
+
+    def __init__(self, config: RunConfig, folder: Path, quiet: bool):
+        self._config, self._folder = config, folder
+        self._setup, self._state = set_up(config, folder)
+        self._method = _method(config, self._setup, folder)
+        self._checkpoints = Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
+        self._start, self._totals = 0, _Totals()
+        self._resume()
+        self._metrics = MetricsLog(folder, tensorboard=config.tensorboard, resume_step=self._start)
+        self._rejected = RejectedLog(folder, resume_step=self._start)
+        self._evaluation = None if config.eval_data is None else _Evaluation(self._setup, folder)
+        self._progress = Progress(config.max_steps, self._start, quiet=quiet)
+
+    def __enter__(self) -> "_Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.close()
+        self._method.close()
+        self._metrics.close()
+        self._rejected.close()
+        self._checkpoints.close()
+
+    def to_the_end(self) -> dict[str, Any]:
+        with jax.set_mesh(self._setup.mesh):
+            self._evaluate(0)
+            for index in range(self._start + 1, self._config.max_steps + 1):
+                self._step(index)
+        self._checkpoints.wait()
+        self._export()
+        return self._summarise()
+
+    def _resume(self) -> None:
+        latest = self._checkpoints.latest_step()
+        if latest is None:
+            return
+        self._state = self._checkpoints.restore(latest, self._state)
+        extra = self._checkpoints.read_extra(latest)
+        self._method.restore_data(extra["data"])
+        self._start = latest
+        self._totals = _Totals(extra["seconds"], extra["tokens"], defaultdict(float, extra["phases"]))
+
+    def _step(self, index: int) -> None:
+        config = self._config
+        self._state, report = self._method.step(self._state, index)
+        self._totals.add(report.metrics)
+        last = index == config.max_steps
+        if index % config.logging_steps == 0 or last:
+            self._log(index, report)
+        self._set_aside(index, report)
+        self._progress.step(index, report.metrics)
+        if index % config.eval_steps == 0 or last:
+            self._evaluate(index)
+        if index % config.save_steps == 0 or last:
+            self._save(index)
+
+    def _log(self, index: int, report: StepReport) -> None:
+        self._metrics.write(index, report.metrics)
+        if self._config.log_completions and report.completions:
+            write_completions(self._folder, index, report.completions)
+
+    def _set_aside(self, index: int, report: StepReport) -> None:
+        for sample in report.rejected:
+            self._rejected.write(index, sample.id, "sample", sample.reason)
+        for failure in report.failures:
+            place = "batch" if failure.sample_index is None else f"completion {failure.sample_index}"
+            self._rejected.write(index, place, "reward", f"{failure.function_name}: {failure.reason}")
+
+    def _evaluate(self, index: int) -> None:
+        if self._evaluation is None or self._evaluation.done(index):
+            return
+        measured = self._evaluation(self._state, index, self._progress.evaluating)
+        self._progress.evaluated(index, measured)
+
+    def _save(self, index: int) -> None:
+        extra = {
+            "step": index,
+            "data": dict(self._method.data_state()),
+            "seconds": self._totals.seconds,
+            "tokens": self._totals.tokens,
+            "phases": dict(self._totals.phases),
+        }
+        self._checkpoints.save(index, self._state, extra)
+
+    def _export(self) -> None:
+        export(self._setup, self._state, self._folder / "export")
+
+    def _summarise(self) -> dict[str, Any]:
+        totals = self._totals
+        figures: dict[str, Any] = {
+            "steps": self._config.max_steps,
+            "seconds": round(totals.seconds, 3),
+            "time_by_phase": {name: round(value, 3) for name, value in totals.phases.items()},
+            "tokens_per_second": round(totals.tokens / totals.seconds, 1) if totals.seconds else 0.0,
+        }
+        if self._evaluation is not None:
+            figures = self._evaluation.before_and_after(self._config.max_steps) | figures
+        path = self._folder / "summary.json"
+        path.write_text(json.dumps(figures, indent=2) + "\n")
+        return figures
+
+
+def _method(config: RunConfig, setup: Setup, folder: Path) -> Method:
+    if config.method == "sft":
+        return SFT(setup)
+    return GRPO(setup, reference_parameters(setup, folder) if config.beta > 0 else None)
+
+
+def export(setup: Setup, state: TrainState, out: Path) -> None:
+    """Write the state's parameters as a Hugging Face folder, replacing an older export of the same run."""
+    params = nnx.state(setup.parts.merge(state.trainable, state.frozen), nnx.Param)
+    if out.exists():
+        shutil.rmtree(out)
+    save_model(setup.folder, params, setup.processor.config, out)
+
+
+class _Evaluation:
+    """The held-out benchmark of a run, greedy, with the run's own prompt."""
+
+    def __init__(self, setup: Setup, folder: Path):
+        config = setup.config
+        self._setup, self._folder = setup, folder
+        self._benchmark: Benchmark = open_benchmark(str(config.eval_data), limit=config.eval_limit)
+        self._sampler = Sampler(setup.parts.merge, decode_settings(setup))
+        self._greedy = SamplingParameters(temperature=0.0, banned_ids=setup.banned_ids)
+
+    def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        config = self._setup.config
+        result = evaluate(
+            self._benchmark,
+            sampler=self._sampler,
+            pieces=(state.trainable, state.frozen),
+            processor=self._setup.processor,
+            template=self._setup.template,
+            buckets=self._setup.buckets,
+            batch_size=config.eval_batch_size,
+            parameters=self._greedy,
+            progress=progress,
+        )
+        write_result(self._folder, self._benchmark.name, index, result)
+        return summary(result)
+
+    def done(self, index: int) -> bool:
+        """Whether this step was evaluated before the run was interrupted."""
+        return self._path(index).exists()
+
+    def before_and_after(self, last: int) -> dict[str, Any]:
+        """Held-out accuracy and mean length at step 0 and at the end."""
+        before, after = (json.loads(self._path(step).read_text()) for step in (0, last))
+        return {
+            "accuracy_before": before["accuracy"],
+            "accuracy_after": after["accuracy"],
+            "accuracy_lenient_before": before["accuracy_lenient"],
+            "accuracy_lenient_after": after["accuracy_lenient"],
+            "mean_length_before": before["mean_length"],
+            "mean_length_after": after["mean_length"],
+        }
+
+    def _path(self, index: int) -> Path:
+        return self._folder / "eval" / f"{self._benchmark.name}-{index}.json"

@@ -1,0 +1,56 @@
+"""What a training method is to the loop: one step at a time, and a data position to save."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+from vtzero.data.example import Rejected
+from vtzero.rewards.runner import RewardFailure
+from vtzero.training.completions import CompletionRow
+from vtzero.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did: metrics by name, rows for the completions file, and what was set aside."""
+
+    metrics: dict[str, float]
+    completions: Sequence[CompletionRow] = ()
+    rejected: Sequence[Rejected] = ()
+    failures: Sequence[RewardFailure] = ()
+
+
+class Method(Protocol):
+    """GRPO or supervised fine-tuning."""
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
+        """Run step `index` (from 1) and return the new state; the old one is donated."""
+
+    def data_state(self) -> Mapping[str, Any]:
+        """The position of the data stream, in JSON's types."""
+
+    def restore_data(self, state: Mapping[str, Any]) -> None:
+        """Continue the data stream where `data_state` stood."""
+
+    def close(self) -> None:
+        """Stop whatever prepares ahead."""
+
+
+class Clock:
+    """Seconds of each phase of a step, under verl's names (`timing_s/gen`, …)."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Count the time since the last lap towards `phase`."""
+        now = perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    def metrics(self) -> dict[str, float]:
+        """`timing_s/PHASE` of each phase, and `timing_s/step`, their sum."""
+        phases = {f"timing_s/{phase}": seconds for phase, seconds in self.seconds.items()}
+        return phases | {"timing_s/step": sum(self.seconds.values())}

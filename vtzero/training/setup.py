@@ -1,0 +1,139 @@
+"""From a config to the parts of a run: model, processor, mesh, state. Files are read here, nothing is written
+but the blank model's folder."""
+
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from vtzero.config import RunConfig
+from vtzero.data.batches import Buckets
+from vtzero.data.processor import Processor
+from vtzero.data.prompts import PromptTemplate, prompt_template
+from vtzero.data.supervised import corpus
+from vtzero.models.qwen2_vl.model import Qwen2VL
+from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.sharding import shard_params
+from vtzero.scenes.blank import write_blank
+from vtzero.training.huggingface import load_model, read_config
+from vtzero.training.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from vtzero.training.state import ModelParts, TrainState, new_state, split_model
+
+TINY_BASE = "tiny"
+BLANK = "blank"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every method trains with. `folder` is the Hugging Face folder the run started from."""
+
+    config: RunConfig
+    folder: Path
+    processor: Processor
+    template: PromptTemplate
+    buckets: Buckets
+    mesh: jax.sharding.Mesh
+    parts: ModelParts
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    banned_ids: tuple[int, ...]
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model: a path, or "tiny" for the base model that ships with the package.
+
+    Raises FileNotFoundError when there is no such folder.
+    """
+    folder = Path(str(files("vtzero") / "assets" / "tiny_base")) if name == TINY_BASE else Path(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"model {name!r}: no such folder; give a Hugging Face folder of a Qwen2-VL, or 'tiny'"
+        )
+    return folder
+
+
+def compute_dtype(name: str) -> Any:
+    """ "auto" is bfloat16 on accelerators and float32 on CPU, which has no fast bfloat16."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
+    """Build all parts of a run and the state before its first update."""
+    mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+    template = prompt_template(config.prompt_template)
+    folder, graphdef, params = _load(config, run_folder, mesh, template)
+    processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    parts, trainable, frozen = split_model(graphdef, params, config.freeze)
+    settings = _optimizer_settings(config)
+    updates = config.max_steps * (config.num_iterations if config.method == "grpo" else 1)
+    optimizer = make_optimizer(settings, updates)
+    images = 1 if config.max_images is None else config.max_images
+    setup = Setup(
+        config=config,
+        folder=folder,
+        processor=processor,
+        template=template,
+        buckets=Buckets(config.max_prompt_length, processor.max_patches(images)),
+        mesh=mesh,
+        parts=parts,
+        optimizer=optimizer,
+        schedule=make_schedule(settings, updates),
+        banned_ids=processor.config.vision_token_ids,
+    )
+    with jax.set_mesh(mesh):
+        state = jax.jit(partial(new_state, optimizer=optimizer))(trainable, frozen)
+    return setup, state
+
+
+def reference_parameters(setup: Setup, run_folder: Path) -> Any:
+    """The trainable parameters as they were before the first update, for the KL penalty."""
+    _, graphdef, params = _load(setup.config, run_folder, setup.mesh, setup.template)
+    return split_model(graphdef, params, setup.config.freeze)[1]
+
+
+def _load(
+    config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh, template: PromptTemplate
+) -> tuple[Path, Any, Any]:
+    dtype = compute_dtype(config.dtype)
+    if config.model == BLANK:
+        folder = run_folder / BLANK
+        write_blank(folder, iter(corpus(template)))
+        model = Qwen2VL(read_config(folder), rngs=nnx.Rngs(config.seed), dtype=dtype)
+        return folder, *nnx.split(model, nnx.Param)
+    folder = model_folder(config.model)
+    shardings = _shardings(folder, mesh)
+    graphdef, params = load_model(
+        folder,
+        dtype=dtype,
+        parameter_dtype=jnp.float32,
+        sharding=shardings,
+        remat=config.gradient_checkpointing,
+    )
+    return folder, graphdef, params
+
+
+def _shardings(folder: Path, mesh: jax.sharding.Mesh) -> Any:
+    model_config = read_config(folder)
+    shapes = nnx.eval_shape(lambda: Qwen2VL(model_config, rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(shard_params(nnx.state(shapes, nnx.Param), mesh))
+
+
+def _optimizer_settings(config: RunConfig) -> OptimizerSettings:
+    return OptimizerSettings(
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+    )

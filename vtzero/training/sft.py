@@ -1,0 +1,77 @@
+"""Supervised fine-tuning as a method of the loop."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vtzero.data.pipeline import GroupPipeline
+from vtzero.data.sources import open_source
+from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedStream
+from vtzero.parallel.sharding import shard_batch
+from vtzero.sft.step import Targets, sft_loss
+from vtzero.training.method import Clock, StepReport
+from vtzero.training.setup import Setup
+from vtzero.training.state import TrainState, make_update
+
+DOCUMENTS = "scene_documents"
+
+
+class SFT:
+    """Next-token prediction on target texts; `data: scene_documents` makes the tiny base model."""
+
+    def __init__(self, setup: Setup):
+        config = setup.config
+        self._setup = setup
+        self._stream = open_stream(setup)
+        loss = partial(sft_loss, chunk=config.logprob_chunk)
+        self._update = make_update(
+            setup.parts, loss, setup.optimizer, micro_batches=config.gradient_accumulation_steps
+        )
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
+        """Read a batch and update."""
+        clock = Clock()
+        batch = self._stream.next_batch()
+        targets = Targets(batch.prompts, jnp.asarray(batch.target_ids), jnp.asarray(batch.mask))
+        targets = shard_batch(targets, self._setup.mesh)
+        clock.lap("data")
+        rate = float(self._setup.schedule(int(state.step)))
+        tokens = int(batch.mask.sum())
+        state, values = self._update(state, targets, jnp.int32(tokens))
+        metrics = {name: float(value) for name, value in values.items()} | {"learning_rate": rate}
+        clock.lap("update_actor")
+        metrics |= clock.metrics()
+        metrics["num_tokens"] = float(tokens + np.asarray(batch.prompts.mask).sum())
+        metrics["perf/throughput"] = metrics["num_tokens"] / metrics["timing_s/step"] / self._setup.mesh.size
+        metrics["rejected_samples"] = float(len(batch.rejected))
+        return state, StepReport(metrics, rejected=batch.rejected)
+
+    def data_state(self) -> Mapping[str, Any]:
+        return self._stream.get_state()
+
+    def restore_data(self, state: Mapping[str, Any]) -> None:
+        self._stream.set_state(state)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def open_stream(setup: Setup) -> SupervisedStream:
+    """The supervised stream that the config's `data` names."""
+    config = setup.config
+    if config.data == DOCUMENTS:
+        return DocumentStream(
+            setup.processor,
+            setup.template,
+            seed=config.seed,
+            prompts_per_step=config.prompts_per_step,
+            max_steps=config.max_steps,
+        )
+    source = open_source(
+        config.data, split=config.data_split, limit=config.data_limit, max_images=config.max_images
+    )
+    pipeline = GroupPipeline(source, setup.processor, setup.template, setup.buckets, seed=config.seed)
+    return AnswerStream(pipeline, setup.processor, config.prompts_per_step, config.max_completion_length)
