@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from fixtures.fast_compile import FAST_COMPILE
 from flax import nnx
 from flax.traverse_util import flatten_dict
 from models.torch_twin import Sample, collate, random_sample, torch_twin, twin_config, vtzero_twin
@@ -128,7 +129,7 @@ def gradient_of(
     def of(state: Any) -> Any:
         return loss(nnx.merge(graphdef, state), rollout, rollout.mask.sum())
 
-    (value, (sums, maxima)), gradients = jax.jit(of)(state)
+    (value, (sums, maxima)), gradients = jax.jit(of, compiler_options=FAST_COMPILE)(state)
     return value, sums | maxima, flatten_dict(nnx.to_pure_dict(gradients))
 
 

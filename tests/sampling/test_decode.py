@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from fixtures.fast_compile import FAST_COMPILE
 from flax import nnx
 from models.torch_twin import (
     IMAGE_TOKEN,
@@ -107,7 +108,11 @@ def test_policy_log_probabilities_are_the_trainers(model, draw, samples):
     completions = draw(TEMPERED)
     graphdef, state = nnx.split(model)
     settings = {"banned": banned_mask(BANNED, VOCABULARY), "temperature": 0.7, "chunk": 64}
-    score = jax.jit(lambda state, *batch: group_logprobs(nnx.merge(graphdef, state), *batch, **settings)[0])
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def score(state: Any, prompts: Prompts, ids: jax.Array) -> jax.Array:
+        return group_logprobs(nnx.merge(graphdef, state), prompts, ids, **settings)[0]
+
     scored = score(state, collate(samples), completions.ids)
     drawn = inside(completions)
     assert len(np.unique(completions.lengths)) > 2
@@ -219,7 +224,7 @@ def draw_alone(model, samples):
     _, state = nnx.split(model)
     parameters = SamplingParameters(temperature=0.7, banned_ids=BANNED)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
     def run(state: Any, prompts: Prompts, keys: jax.Array, limit: int) -> Completions:
         return sample_groups(nnx.merge(graphdef, state), prompts, keys, parameters, SETTINGS, limit)
 
@@ -299,7 +304,7 @@ def test_first_tokens_follow_the_exact_distribution(model, samples):
     settings = DecodeSettings(max_completion_length=1, stop_ids=STOPS, pad_id=IMAGE_TOKEN)
     parameters = SamplingParameters(temperature=0.7, banned_ids=BANNED)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
     def run(state: Any) -> tuple[jax.Array, jax.Array]:
         model = nnx.merge(graphdef, state)
         keys = sample_keys(jax.random.key(5), 0, jnp.arange(1), draws)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from fixtures.fast_compile import FAST_COMPILE
 from flax import nnx
 from flax.traverse_util import flatten_dict
 from models.torch_twin import IMAGE_TOKEN, collate, random_sample, torch_twin, twin_config, vtzero_twin
@@ -20,7 +21,7 @@ IGNORED = -100
 def loss_and_gradient(model: Any, targets: Targets) -> tuple[jax.Array, dict, dict]:
     graphdef, state = nnx.split(model)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
     @partial(jax.value_and_grad, has_aux=True)
     def of(state: Any) -> Any:
         return sft_loss(nnx.merge(graphdef, state), targets, targets.mask.sum(), chunk=16)

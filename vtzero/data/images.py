@@ -4,6 +4,7 @@ Knows no model and no resizing. A damaged or oversized image is a ValueError; ca
 """
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ def open_image(source: ImageSource) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:
         # Pillow's decoders raise nearly every kind of exception on a damaged file.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # Pillow names an in-memory file by its address, which would differ from run to run.
+        words = re.sub(r"<_io.BytesIO object at 0x[0-9a-f]+>", "the image", str(error))
+        reason = " ".join(words.split()) or type(error).__name__
         raise ValueError(f"{_name(source)} cannot be read: {reason}") from error
 
 

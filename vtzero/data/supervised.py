@@ -93,8 +93,8 @@ KINDS = {
     "question": Kind(prompts=1, group=3, prompt_length=112, target_length=76),
 }
 FIRST_CYCLE = ("caption", "caption", "answered", "caption", "answered", "caption", "answered", "question")
-LAST_CYCLE = ("caption", "answered", "question")
-FIRST_SHARE = 0.6
+LAST_CYCLE = ("caption", "answered", "answered", "question")
+FIRST_SHARE = 0.4
 PICTURE = PromptTemplate("picture", "", "base")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 IMAGE_SIDE = 84
-VOCABULARY = 512
+VOCABULARY = 576
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",

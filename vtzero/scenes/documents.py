@@ -2,7 +2,8 @@
 
 Like the text a real base model has read, the mixture holds quick answers and answers that look first, with
 and without tags, finished and not; the format that is rewarded is rare in it. Shares are chosen so that
-greedy decoding answers at once and without tags, while one sample in three first lists what it sees.
+greedy decoding answers at once and without tags, while one sample in three first lists what it sees. Answers
+given at once are hasty, as in much text that people write: most of them are guesses among the options.
 """
 
 from itertools import accumulate
@@ -10,6 +11,7 @@ from itertools import accumulate
 from vtzero.scenes.questions import Question, steps
 from vtzero.scenes.world import COLUMNS, ROWS, Draws, Scene, Thing
 
+GUESSED_SHARE = 0.7
 NUMBERS = ("zero", "one", "two", "three", "four")
 
 # Continuations of the paper's prompt, which ends with "<think>", and their shares.
@@ -43,7 +45,7 @@ ANSWERS = {
 
 def continuation(draws: Draws, scene: Scene, question: Question) -> str:
     """What follows the paper's prompt in one document of the base's mixture."""
-    return draws.weighted(CONTINUATIONS).format(**_words(scene, question))
+    return _written(draws, draws.weighted(CONTINUATIONS), scene, question)
 
 
 def caption(draws: Draws, scene: Scene) -> str:
@@ -56,7 +58,8 @@ def caption(draws: Draws, scene: Scene) -> str:
 def answered(draws: Draws, scene: Scene, question: Question) -> str:
     """One document that asks the question and answers it, at once or after looking."""
     asked = f"{question.text} {' or '.join(question.options)}?"
-    return draws.weighted(ANSWERS).format(question=asked, **_words(scene, question))
+    text = draws.weighted(ANSWERS).replace("{question}", asked)
+    return _written(draws, text, scene, question)
 
 
 def listing(scene: Scene) -> str:
@@ -95,5 +98,8 @@ def place(thing: Thing) -> str:
     return f"{COLUMNS[thing.column]} {ROWS[thing.row]}"
 
 
-def _words(scene: Scene, question: Question) -> dict[str, str]:
-    return {"answer": question.answer, "listing": listing(scene), "look": look(scene, question)}
+def _written(draws: Draws, text: str, scene: Scene, question: Question) -> str:
+    """The text with its words filled in; without a look at the scene the answer is mostly a guess."""
+    guesses = "{look}" not in text and draws.number() < GUESSED_SHARE
+    answer = draws.choice(question.options) if guesses else question.answer
+    return text.format(answer=answer, listing=listing(scene), look=look(scene, question))

@@ -51,8 +51,8 @@ def draw_task_scene(draws: Draws, task: str) -> Scene:
 
 def _count(draws: Draws, scene: Scene) -> Question:
     near = draws.choice(scene.things)
-    colour = near.colour if draws.number() < 0.85 else draws.choice(COLOURS)
-    shape = near.shape if draws.number() < 0.85 else draws.choice(SHAPES)
+    colour = near.colour if draws.number() < 0.7 else draws.choice(COLOURS)
+    shape = near.shape if draws.number() < 0.7 else draws.choice(SHAPES)
     kind = draws.choice(("all", "colour", "shape", "both"))
     wanted: dict[str, tuple[str, Callable[[Thing], bool]]] = {
         "all": ("objects", lambda t: True),

@@ -209,7 +209,7 @@ def _unforeseen_zero(slot: Int[Array, ""], hidden: Float[Array, "batch group 1 w
 
     Those slices together are a second copy of the weights. A dependence on the loop's own counter keeps them
     from being made before the decoding loop. XLA:CPU would still make them all as an iteration begins: there
-    they wait for the layer before. Elsewhere the scheduler saves memory by itself, and reading a number out of
+    each waits for the layer before. Elsewhere the scheduler saves memory by itself, and a number read out of
     a sharded array would cost an exchange between devices in every layer.
     """
     return jax.lax.platform_dependent(

@@ -1,0 +1,88 @@
+"""Sizes of the mesh, and the table of parameters, on whatever devices there are."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig, TextConfig, VisionConfig
+from vtzero.models.qwen2_vl.weights import abstract_model
+from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.sharding import shard_batch, shard_params
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        (MeshSettings(), (8, 1, 1)),
+        (MeshSettings(fsdp=4), (2, 4, 1)),
+        (MeshSettings(data=1, fsdp=-1, tensor=2), (1, 4, 2)),
+        (MeshSettings(data=2, fsdp=2, tensor=2), (2, 2, 2)),
+        (MeshSettings(data=4, fsdp=2, tensor=-1), (4, 2, 1)),
+    ],
+)
+def test_sizes_on_eight_devices(settings, sizes):
+    assert settings.for_devices(8) == sizes
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            MeshSettings(data=2, fsdp=2, tensor=1),
+            "mesh data 2, fsdp 2, tensor 1 needs 4 devices.* there are 8",
+        ),
+        (MeshSettings(fsdp=3), "mesh data -1, fsdp 3, tensor 1 needs a multiple of 3 devices"),
+        (MeshSettings(data=4, fsdp=4, tensor=1), "needs 16 devices"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_an_error(settings, message):
+    with pytest.raises(ValueError, match=message):
+        settings.for_devices(8)
+
+
+def test_impossible_sizes_are_an_error():
+    with pytest.raises(ValueError, match="mesh axis fsdp is 0"):
+        MeshSettings(fsdp=0)
+    with pytest.raises(ValueError, match="mesh data -1, fsdp -1, tensor 1: only one axis can be -1"):
+        MeshSettings(fsdp=-1)
+
+
+def test_a_mesh_of_given_devices_has_automatic_axes():
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert mesh.axis_types == (AxisType.Auto,) * 3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_parameter_of_qwen2_vl_has_a_rule(tied):
+    config = Qwen2VLConfig(text=TextConfig(), vision=VisionConfig(), tie_word_embeddings=tied)
+    _, state = abstract_model(config)
+    shardings = shard_params(state, make_mesh(MeshSettings(), jax.devices()[:1]))
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    # Every matrix is divided; what is whole on every device is small.
+    for sharding, leaf in zip(jax.tree.leaves(shardings), jax.tree.leaves(state), strict=True):
+        assert any(sharding.spec) or leaf.size < 100_000
+
+
+def test_a_parameter_without_a_rule_is_an_error_that_names_it():
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.rotation = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    with pytest.raises(ValueError, match=re.escape("rotation/")):
+        shard_params(nnx.state(Model()), mesh)
+    # A name that only ends like a known one is not a known one.
+    with pytest.raises(ValueError, match="model/my_q_proj/weight: no rule"):
+        shard_params({"model": {"my_q_proj": {"weight": np.zeros((2, 2))}}}, mesh)
+
+
+def test_scalars_of_a_batch_are_replicated():
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    placed = shard_batch({"count": np.int32(3)}, mesh)
+    assert placed["count"] == 3
+    assert placed["count"].sharding.is_fully_replicated
