@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.fast_compile import FAST_COMPILE_FLAGS
 from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 
@@ -32,7 +33,7 @@ def model(tmp_path_factory):
 
 def vtzero(*arguments, code=0):
     """Run the real command; its standard output and error."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILE_FLAGS}
     command = [sys.executable, "-m", "vtzero.cli", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == code, done.stderr

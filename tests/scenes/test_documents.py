@@ -14,6 +14,7 @@ from vtzero.scenes.documents import (
     ANSWERS,
     CAPTIONS,
     CONTINUATIONS,
+    GUESSED_SHARE,
     NUMBERS,
     answered,
     caption,
@@ -26,7 +27,7 @@ from vtzero.scenes.questions import FAMILIES, draw_item
 from vtzero.scenes.world import Draws
 
 # Of the documents drawn below; another value means that seeds no longer give the texts they gave.
-DOCUMENTS_SHA256 = "587777ad23eab3de87979d4353537af458759551ccdfd395b52cef095ecf36ee"
+DOCUMENTS_SHA256 = "a65748f6b11ac7ae101613296c38490d6cfb47653d9356194cdec54d26e444cf"
 
 # Of each continuation of the paper's prompt: format reward, strict accuracy, the paper's accuracy.
 REWARDS = {
@@ -129,9 +130,23 @@ def test_the_rewarded_form_is_rare_and_looking_first_is_a_minority():
 
 def test_continuations_are_drawn_in_their_shares():
     (scene, question), *_ = items("Relation")
-    texts = {filled(template, scene, question): template for template in CONTINUATIONS}
+    texts = {
+        filled(template, scene, question, option): template
+        for template in CONTINUATIONS
+        for option in question.options
+    }
     drawn = Counter(texts[continuation(Draws("shares", n), scene, question)] for n in range(8000))
     assert all(within(drawn[template], 8000, share) for template, share in CONTINUATIONS.items())
+
+
+def test_answers_at_once_are_mostly_guesses_and_answers_after_looking_are_right():
+    (scene, question), *_ = items("Relation")
+    drawn = [continuation(Draws("guesses", n), scene, question) for n in range(8000)]
+    wrong = next(option for option in question.options if option != question.answer)
+    hasty = [text for text in drawn if text.startswith(" The answer is")]
+    looked = [text for text in drawn if text.startswith(" I see")]
+    assert within(sum(f" {wrong}." in text for text in hasty), len(hasty), GUESSED_SHARE / 2)
+    assert all(question.answer in text.split(" So ")[1] for text in looked)
 
 
 # --- what they say is so ---
@@ -224,8 +239,9 @@ def test_answered_questions_ask_and_answer():
     for index, (scene, question) in enumerate(every_item()):
         text = answered(Draws("answered", index), scene, question)
         assert text.startswith(f"{question.text} {' or '.join(question.options)}? ")
-        assert text.endswith(f" it is {question.answer}.") or text.endswith(f" It is {question.answer}.")
-        looked += f"I see {look(scene, question)} So it is" in text
+        has_looked = f"I see {look(scene, question)} So it is {question.answer}." in text
+        assert has_looked or any(text.endswith(f" It is {option}.") for option in question.options)
+        looked += has_looked
     assert within(looked, len(every_item()), 0.8)
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from fixtures.fast_compile import FAST_COMPILE
+from flax import nnx
 from flax.traverse_util import flatten_dict
 from models.torch_twin import collate, random_sample, torch_twin, twin_config, vtzero_twin
 

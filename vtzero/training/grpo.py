@@ -59,9 +59,9 @@ class GRPO:
         )
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup))
         self._parameters = sampling_parameters(config, setup.banned_ids)
-        loss = partial(_loss, objective=self._objective, scoring=self._scoring)
+        loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
         self._update = make_update(
-            setup.parts, loss, setup.optimizer, micro_batches=config.gradient_accumulation_steps
+            setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
         )
         self._score = jax.jit(self._logprobs)
         self._prepare = jax.jit(self._rollout)
@@ -220,12 +220,6 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
     """The first image of a prompt, as a PNG file."""
     images = prompt.example.images
     return png_bytes(open_image(images[0])) if images else None
-
-
-def _loss(
-    model: Any, rollout: Any, total_tokens: Any, objective: ObjectiveSettings, scoring: ScoringSettings
-) -> Any:
-    return grpo_loss(model, rollout, total_tokens, objective, scoring)
 
 
 def objective_settings(config: RunConfig) -> ObjectiveSettings:

@@ -19,7 +19,7 @@ from vtzero.data.prompts import PromptTemplate, prompt_template
 from vtzero.data.supervised import corpus
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.sharding import shard_params
+from vtzero.parallel.sharding import shard_params, state_sharding
 from vtzero.scenes.blank import write_blank
 from vtzero.training.huggingface import load_model, read_config
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer, make_schedule
@@ -39,6 +39,7 @@ class Setup:
     template: PromptTemplate
     buckets: Buckets
     mesh: jax.sharding.Mesh
+    shardings: TrainState
     parts: ModelParts
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
@@ -76,6 +77,8 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     updates = config.max_steps * (config.num_iterations if config.method == "grpo" else 1)
     optimizer = make_optimizer(settings, updates)
     images = 1 if config.max_images is None else config.max_images
+    start = partial(new_state, optimizer=optimizer)
+    shardings = state_sharding(jax.eval_shape(start, trainable, frozen), mesh)
     setup = Setup(
         config=config,
         folder=folder,
@@ -83,13 +86,14 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
         template=template,
         buckets=Buckets(config.max_prompt_length, processor.max_patches(images)),
         mesh=mesh,
+        shardings=shardings,
         parts=parts,
         optimizer=optimizer,
         schedule=make_schedule(settings, updates),
         banned_ids=processor.config.vision_token_ids,
     )
     with jax.set_mesh(mesh):
-        state = jax.jit(partial(new_state, optimizer=optimizer))(trainable, frozen)
+        state = jax.jit(start, out_shardings=shardings)(trainable, frozen)
     return setup, state
 
 

@@ -28,7 +28,7 @@ class SFT:
         self._stream = open_stream(setup)
         loss = partial(sft_loss, chunk=config.logprob_chunk)
         self._update = make_update(
-            setup.parts, loss, setup.optimizer, micro_batches=config.gradient_accumulation_steps
+            setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
         )
 
     def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
