@@ -1,6 +1,6 @@
 """The command line: parses, loads a config, calls one function. No logic.
 
-Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure.
+Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 interrupted.
 """
 
 import argparse
@@ -26,6 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_MISTAKES as error:
         print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"vtzero {known.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"vtzero {known.verb}: interrupted", file=sys.stderr)
+        return 130
     if known.json:
         print(json.dumps(figures))
     return 0
@@ -86,7 +92,7 @@ def _verb(verbs: Any, name: str, run: Callable[..., dict[str, Any]], text: str) 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", help="Hugging Face folder, or 'tiny'")
     parser.add_argument("--prompt-template", default="r1_zero_base")
-    parser.add_argument("--max-completion-length", type=int, default=64)
+    parser.add_argument("--max-completion-length", type=int, default=72)
     parser.add_argument("--max-prompt-length", type=int, default=1024)
     parser.add_argument("--max-pixels", type=int)
 

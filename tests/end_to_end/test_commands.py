@@ -1,14 +1,11 @@
 """The command line as a person uses it: the real command, its files, its errors in one line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures.fast_compile import FAST_COMPILE_FLAGS
+from fixtures.command import options, vtzero
 from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 
@@ -29,19 +26,6 @@ SMALL = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return make_tiny_folder(tmp_path_factory.mktemp("model") / "folder")
-
-
-def vtzero(*arguments, code=0):
-    """Run the real command; its standard output and error."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILE_FLAGS}
-    command = [sys.executable, "-m", "vtzero.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
-
-
-def options(**values):
-    return [part for key, value in values.items() for part in (f"--{key}", value)]
 
 
 def test_train_fills_the_run_folder_and_prints_its_summary(model, tmp_path):
@@ -161,11 +145,32 @@ def test_bad_rows_are_set_aside_and_the_run_goes_on(model, tmp_path):
     vtzero("train", CONFIG, *options(model=model, data=data, output_dir=out, **settings))
     set_aside = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     reasons = {record["id"]: record["reason"] for record in set_aside}
-    assert set(reasons) == {"cut", "silent", "long"}
+    assert set(reasons) == {"cut", "own.jsonl:3", "long"}
+    assert "answer" in reasons["own.jsonl:3"]
     assert "bucket" in reasons["long"]
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["rejected_samples"] for line in metrics) == len(set_aside)
     assert len(metrics) == 2
+
+
+def test_the_tiny_base_is_made_from_nothing_and_exported(tmp_path):
+    settings = SMALL | {"output_dir": tmp_path / "base", "prompts_per_step": 2, "max_prompt_length": 112}
+    vtzero("train", CONFIG.with_name("tiny_base.yaml"), *options(**settings))
+    exported = {path.name for path in (tmp_path / "base" / "export").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"} <= exported
+
+
+def test_a_mistake_at_the_start_does_not_bind_the_folder(model, tmp_path):
+    settings = SMALL | {"output_dir": tmp_path / "run", "max_steps": 1, "eval_data": "null"}
+    vtzero("train", CONFIG, *options(model=model, data="typo.jsonl", **settings), code=2)
+    vtzero("train", CONFIG, *options(model=model, **settings))
+
+
+def test_an_evaluation_in_which_nothing_can_be_asked_is_one_line(model, tmp_path):
+    settings = SMALL | {"output_dir": tmp_path / "run", "max_prompt_length": 10}
+    _, error = vtzero("train", CONFIG, *options(model=model, **settings), code=2)
+    assert "no item could be asked" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_a_reward_that_raises_costs_its_samples_and_nothing_else(model, tmp_path):

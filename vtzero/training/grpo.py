@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtzero.config import RunConfig
+from vtzero.config import ConfigError, RunConfig
 from vtzero.data.images import open_image
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
@@ -84,8 +84,12 @@ class GRPO:
         state, metrics = self._iterate(state, rollout)
         clock.lap("update_actor")
         metrics |= {name: float(value) for name, value in statistics.items()}
-        report = self._report(batch, drawn, scored, np.asarray(rollout.advantages), metrics, clock)
-        return state, report
+        logged = self._config.log_completions and self._is_logged(index)
+        advantages = np.asarray(rollout.advantages)
+        return state, self._report(batch, drawn, scored, advantages, metrics, clock, logged)
+
+    def _is_logged(self, index: int) -> bool:
+        return index % self._config.logging_steps == 0 or index == self._config.max_steps
 
     def data_state(self) -> Mapping[str, Any]:
         return self._pipeline.get_state()
@@ -119,8 +123,11 @@ class GRPO:
             "answer": [prompt.answer for prompt in repeated],
             "options": [list(prompt.options) for prompt in repeated],
             "task": [prompt.task for prompt in repeated],
+            "question": [prompt.example.question for prompt in repeated],
             "completion_lengths": [int(length) for length in lengths.reshape(-1)],
         }
+        further = {name for prompt in prompts for name in prompt.example.columns} - columns.keys()
+        columns |= {name: [p.example.columns.get(name) for p in repeated] for name in sorted(further)}
         return Scored(texts, score(self._functions, texts, columns))
 
     def _rollout(
@@ -128,6 +135,7 @@ class GRPO:
     ) -> tuple[Rollout, dict[str, jax.Array]]:
         settings = self._objective
         mask = completion_mask(drawn.lengths, drawn.terminated, settings.max_completion_length, settings)
+        mask &= jnp.isfinite(rewards)[..., None]  # without a score: no part in the loss or its normaliser
         rollout = Rollout(
             prompts=prompts,
             completion_ids=drawn.ids,
@@ -178,6 +186,7 @@ class GRPO:
         advantages: np.ndarray,
         metrics: dict[str, float],
         clock: Clock,
+        logged: bool,
     ) -> StepReport:
         lengths, terminated = np.asarray(drawn.lengths), np.asarray(drawn.terminated)
         names = [function.name for function in self._functions]
@@ -188,8 +197,8 @@ class GRPO:
         metrics["num_tokens"] = float(tokens)
         metrics["perf/throughput"] = tokens / metrics["timing_s/step"] / self._setup.mesh.size
         metrics["rejected_samples"] = float(len(batch.rejected))
+        metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
         metrics["reward_failures"] = float(len(scored.rewards.failures))
-        logged = self._config.log_completions
         rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
         return StepReport(metrics, rows, batch.rejected, scored.rewards.failures)
 
@@ -255,9 +264,15 @@ def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> Sampl
 
 
 def reward_functions(config: RunConfig) -> list[NamedReward]:
-    """The rewards that a config names, with their weights (1 each unless given)."""
+    """The rewards that a config names, with their weights (1 each unless given).
+
+    Raises ConfigError when two have the same name: their metrics could not be told apart.
+    """
     weights = config.reward_weights or (1.0,) * len(config.reward_funcs)
+    names = [spec.rpartition(":")[2] for spec in config.reward_funcs]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"reward_funcs names {doubled!r} twice; give one of the functions another name")
     return [
-        NamedReward(spec.rpartition(":")[2], load_reward(spec), weight)
-        for spec, weight in zip(config.reward_funcs, weights, strict=True)
+        NamedReward(name, load_reward(spec), weight)
+        for name, spec, weight in zip(names, config.reward_funcs, weights, strict=True)
     ]

@@ -4,6 +4,7 @@ Knows no algorithm: a `Method` does the steps. All files of a run are written fr
 """
 
 import json
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
@@ -30,34 +31,41 @@ from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 
-FREE_TO_CHANGE = ("output_dir", "max_steps", "logging_steps", "save_steps", "save_total_limit", "eval_steps")
+FREE_TO_CHANGE = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "eval_steps")
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`."""
     folder = Path(config.output_dir)
-    _claim(folder, config)
+    _check_folder(folder, config)
     with _Run(config, folder, quiet) as run:
+        # Only now: a start that fails for a mistake in the config must not bind the folder to it.
+        (folder / "config.yaml").write_text(dump_config(config))
         return run.to_the_end()
 
 
-def _claim(folder: Path, config: RunConfig) -> None:
-    """Write config.yaml, or check that the folder's is the same in all that changes the numbers."""
+def _check_folder(folder: Path, config: RunConfig) -> None:
+    """A folder may be continued only with the same settings, those aside that change no number."""
     path = folder / "config.yaml"
-    if path.exists():
-        saved = load_config(path)
-        changed = [
-            name
-            for name in RunConfig.__dataclass_fields__
-            if name not in FREE_TO_CHANGE and getattr(saved, name) != getattr(config, name)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{folder} holds a run with another {', '.join(changed)}; "
-                "choose another output_dir or remove it"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_config(config))
+    if not path.exists():
+        return
+    saved = load_config(path)
+    changed = [
+        name
+        for name in RunConfig.__dataclass_fields__
+        if not _is_free(name, config) and getattr(saved, name) != getattr(config, name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} holds a run with another {', '.join(changed)}; choose another output_dir or remove it"
+        )
+
+
+def _is_free(name: str, config: RunConfig) -> bool:
+    """Whether a setting may differ on resuming; the length of a run may where nothing is scheduled by it."""
+    if name == "max_steps":
+        return config.method == "grpo" and config.lr_scheduler_type == "constant"
+    return name in FREE_TO_CHANGE
 
 
 @dataclass
@@ -117,12 +125,15 @@ class _Run:
         self._state = self._checkpoints.restore(latest, self._state)
         extra = self._checkpoints.read_extra(latest)
         self._method.restore_data(extra["data"])
+        if latest > self._config.max_steps:
+            raise ConfigError(f"max_steps is {self._config.max_steps}, but the run has done {latest} already")
         self._start = latest
         self._totals = _Totals(extra["seconds"], extra["tokens"], defaultdict(float, extra["phases"]))
 
     def _step(self, index: int) -> None:
         config = self._config
         self._state, report = self._method.step(self._state, index)
+        _check_finite(index, report.metrics)
         self._totals.add(report.metrics)
         last = index == config.max_steps
         if index % config.logging_steps == 0 or last:
@@ -180,6 +191,13 @@ class _Run:
         return figures
 
 
+def _check_finite(index: int, metrics: dict[str, float]) -> None:
+    """Stop before a broken state is saved over a sound one."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise FloatingPointError(f"step {index}: {name} is {metrics[name]}; the last checkpoint is sound")
+
+
 def _method(config: RunConfig, setup: Setup, folder: Path) -> Method:
     if config.method == "sft":
         return SFT(setup)
@@ -217,6 +235,9 @@ class _Evaluation:
             parameters=self._greedy,
             progress=progress,
         )
+        if not result.items:
+            reason = result.rejected[0].reason if result.rejected else "it has no items"
+            raise ConfigError(f"eval_data {config.eval_data!r}: no item could be asked; {reason}")
         write_result(self._folder, self._benchmark.name, index, result)
         return summary(result)
 
@@ -234,6 +255,8 @@ class _Evaluation:
             "accuracy_lenient_after": after["accuracy_lenient"],
             "mean_length_before": before["mean_length"],
             "mean_length_after": after["mean_length"],
+            "eval_items": after["n"],
+            "eval_rejected": after["rejected"],
         }
 
     def _path(self, index: int) -> Path:

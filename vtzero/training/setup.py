@@ -1,6 +1,7 @@
 """From a config to the parts of a run: model, processor, mesh, state. Files are read here, nothing is written
 but the blank model's folder."""
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -21,7 +22,8 @@ from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.sharding import shard_params, state_sharding
 from vtzero.scenes.blank import write_blank
-from vtzero.training.huggingface import load_model, read_config
+from vtzero.training.huggingface import load_model, read_config, save_model
+from vtzero.training.huggingface_folder import WEIGHTS
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer, make_schedule
 from vtzero.training.state import ModelParts, TrainState, new_state, split_model
 
@@ -106,22 +108,29 @@ def reference_parameters(setup: Setup, run_folder: Path) -> Any:
 def _load(
     config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh, template: PromptTemplate
 ) -> tuple[Path, Any, Any]:
-    dtype = compute_dtype(config.dtype)
-    if config.model == BLANK:
-        folder = run_folder / BLANK
-        write_blank(folder, iter(corpus(template)))
-        model = Qwen2VL(read_config(folder), rngs=nnx.Rngs(config.seed), dtype=dtype)
-        return folder, *nnx.split(model, nnx.Param)
-    folder = model_folder(config.model)
+    folder = _blank(config, run_folder, template) if config.model == BLANK else model_folder(config.model)
     shardings = _shardings(folder, mesh)
     graphdef, params = load_model(
         folder,
-        dtype=dtype,
+        dtype=compute_dtype(config.dtype),
         parameter_dtype=jnp.float32,
         sharding=shardings,
         remat=config.gradient_checkpointing,
     )
     return folder, graphdef, params
+
+
+def _blank(config: RunConfig, run_folder: Path, template: PromptTemplate) -> Path:
+    """The untrained tiny model as a Hugging Face folder in the run folder, made once, from the run's seed."""
+    folder, weights = run_folder / BLANK, run_folder / ".blank_weights"
+    if not (folder / WEIGHTS).exists():
+        write_blank(folder, iter(corpus(template)))
+        model_config = read_config(folder)
+        model = Qwen2VL(model_config, rngs=nnx.Rngs(config.seed))
+        save_model(None, nnx.state(model, nnx.Param), model_config, weights)
+        (weights / WEIGHTS).rename(folder / WEIGHTS)
+        shutil.rmtree(weights)
+    return folder
 
 
 def _shardings(folder: Path, mesh: jax.sharding.Mesh) -> Any:
