@@ -13,7 +13,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 
 
 def accuracy_after(opening):
-    """Lenient accuracy in percent of the base on 400 held-out scenes, its answers made to start with `opening`."""
+    """Lenient accuracy (percent) of the base on 400 held-out scenes, answers made to start with `opening`."""
     lengths = ["--limit", 400, "--batch-size", 100, "--max-prompt-length", 120]
     printed, _ = vtzero("eval", "--json", *lengths, "--opening", opening, environment={"XLA_FLAGS": ""})
     return json.loads(printed.splitlines()[-1])["accuracy_lenient"]
