@@ -79,6 +79,14 @@ def test_questions_without_images(tmp_path):
     assert source[0].images == ()
 
 
+@pytest.mark.parametrize(("column", "picture"), [("image", "none.png"), ("images", [])])
+def test_a_row_that_leaves_its_picture_out_is_set_aside(column, picture, tmp_path):
+    rows = [{column: picture, "question": "Red?", "answer": "yes"}, {"question": "Red?", "answer": "yes"}]
+    blind = open_source(write_jsonl(tmp_path / "mine.jsonl", rows))[1]
+    assert isinstance(blind, Rejected)
+    assert f"{column} is missing" in blind.reason
+
+
 def test_rows_of_every_row_group(tmp_path):
     rows = [{"question": f"q{i}", "answer": str(i), "image": png(i)} for i in range(23)]
     source = open_source(write_parquet(tmp_path / "m.parquet", rows, row_group_size=5))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vtzero.data.example import Example, Rejected
-from vtzero.data.rows import RowError, Rows, open_rows
+from vtzero.data.rows import Row, RowError, Rows, open_rows
 from vtzero.data.schemas import Place, Schema, recognise
 
 
@@ -102,9 +102,17 @@ class FileSource:
         index = range(len(self))[index]
         place = Place(self._rows.label(index), index, self._rows.path.parent, self._seed)
         try:
-            return self.schema.read(self._rows.read(index), place)
+            return self.schema.read(self._with_its_picture(self._rows.read(index)), place)
         except RowError as error:
             return Rejected(place.id, str(error))
+
+    def _with_its_picture(self, row: Row) -> Row:
+        """The row, unless it leaves out a picture that others have: it must not be asked blind."""
+        named = {"image", "images"} & set(self._rows.columns)
+        if named and not named & set(row):
+            way_out = "a file that also holds questions without pictures has a column images, [] for none"
+            raise RowError(f"{min(named)} is missing ({way_out})")
+        return row
 
     def __repr__(self) -> str:
         return str(self._rows.path)
