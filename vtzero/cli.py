@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 i
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ USER_MISTAKES = (ConfigError, FileNotFoundError, FileExistsError, NotADirectoryE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the console command `vtzero`."""
+    # Else transformers prints on every start that torch is missing, which is never needed here.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb != "train":

@@ -33,7 +33,7 @@ def test_a_target_is_its_text_and_the_stop_token(blank):
     ids, mask = encode_targets(blank, [[" left", " the red cube"]], 12)
     for row, kept, text in zip(ids[0], mask[0], (" left", " the red cube"), strict=True):
         assert blank.decode(row[kept]) == text
-        assert row[kept][-1] == blank.stop_ids[-1]
+        assert row[kept][-1] == blank.tokenizer.eos_token_id
         assert (row[~kept] == blank.pad_id).all()
 
 

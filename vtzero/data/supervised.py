@@ -173,7 +173,7 @@ def corpus(template: PromptTemplate, count: int = 3000) -> list[str]:
 def encode_targets(
     processor: Processor, targets: Sequence[Sequence[str]], length: int
 ) -> tuple[Int[np.ndarray, "batch group length"], Bool[np.ndarray, "batch group length"]]:
-    """Token ids of target texts, each ended by the last stop id, padded to `length`; and where they are real.
+    """Token ids of target texts, each ended by the tokenizer's end and padded; and where they are real.
 
     Raises ValueError for a text that is too long.
     """
@@ -181,7 +181,7 @@ def encode_targets(
     mask = np.zeros(ids.shape, bool)
     for row, texts in enumerate(targets):
         for place, text in enumerate(texts):
-            tokens = [*processor.encode(text), processor.stop_ids[-1]]
+            tokens = [*processor.encode(text), processor.tokenizer.eos_token_id]
             if len(tokens) > length:
                 raise ValueError(f"a target has {len(tokens)} tokens, the bucket holds {length}: {text!r}")
             ids[row, place, : len(tokens)] = tokens
