@@ -120,7 +120,7 @@ def sample_model(
         banned_ids=model.banned_ids,
     )
     answers = []
-    for place, text in enumerate(_draw(model, prompt, len(images), num_generations, parameters, seed)):
+    for place, text in enumerate(_draw(model, prompt, num_generations, parameters, seed)):
         scored = {"text": text} | _scores(prompt, text, answer)
         answers.append(scored)
         print(f"[{place + 1}]{text}{_shown(scored)}", flush=True)
@@ -147,19 +147,20 @@ def _prepare(
 def _draw(
     model: LoadedModel,
     prompt: PreparedPrompt,
-    images: int,
     count: int,
     parameters: SamplingParameters,
     seed: int,
 ) -> Iterator[str]:
-    # The bucket is the prompt's own size: this program runs once.
-    buckets = Buckets(len(prompt.ids), len(prompt.patches))
+    """Answer by answer, so that each is shown as soon as it is drawn.
+
+    Each has a key of its own, so these are the answers that one call for all of them would draw.
+    """
+    buckets = Buckets(len(prompt.ids), len(prompt.patches))  # the prompt's own size: nothing is padded
     arrays = jax.tree.map(jnp.asarray, collate([prompt], buckets, model.processor.pad_id))
     keys = sample_keys(jax.random.key(seed), 0, jnp.arange(1), count)
-    drawn = model.sampler(model.pieces, arrays, keys, parameters)
-    ids, lengths = np.asarray(drawn.ids[0]), np.asarray(drawn.lengths[0])
-    for row, length in zip(ids, lengths, strict=True):
-        yield model.processor.decode(row[:length])
+    for place in range(count):
+        drawn = model.sampler(model.pieces, arrays, keys[:, place : place + 1], parameters)
+        yield model.processor.decode(np.asarray(drawn.ids)[0, 0, : int(drawn.lengths[0, 0])])
 
 
 def _scores(prompt: PreparedPrompt, text: str, answer: str | None) -> dict[str, float | None]:
