@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.command import options, vtzero
+from fixtures.fast_compile import FAST_COMPILE_FLAGS
 from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
+
+from vtzero.training.completions import read_completions
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 REAL_IMAGES = Path(__file__).parents[3] / "shared" / "real" / "images"
@@ -40,6 +43,26 @@ def test_train_fills_the_run_folder_and_prints_its_summary(model, tmp_path):
     assert "\x1b" not in printed  # not a terminal: plain lines
     again, _ = vtzero("train", CONFIG, *options(model=model, output_dir=out, **SMALL))
     assert "step 1/2" not in again  # nothing is left to do
+
+
+def test_eight_devices_train_as_one_does(model, tmp_path):
+    reward = tmp_path / "mine.py"
+    reward.write_text("def parity(completions, **columns):\n    return [len(c) % 2 for c in completions]\n")
+    settings = SMALL | {"prompts_per_step": 8, "eval_data": "null", "reward_funcs": f"[{reward}:parity]"}
+    eight = {"XLA_FLAGS": f"{FAST_COMPILE_FLAGS} --xla_force_host_platform_device_count=8"}
+    one, many = tmp_path / "one", tmp_path / "many"
+    vtzero("train", CONFIG, *options(model=model, output_dir=one, **settings))
+    mesh = {"mesh.data": 4, "mesh.fsdp": 2}
+    vtzero("train", CONFIG, *options(model=model, output_dir=many, **settings, **mesh), environment=eight)
+    drawn, again = (read_completions(folder, columns=["completion"]) for folder in (one, many))
+    assert len(drawn) == 32
+    assert drawn == again
+    norms, others = (
+        [json.loads(line)["grad_norm"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, many)
+    )
+    assert min(norms) > 0.01
+    assert norms == pytest.approx(others, rel=1e-4)
 
 
 def test_a_run_over_another_runs_folder_is_refused(model, tmp_path):

@@ -18,7 +18,7 @@ from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
-from vtzero.parallel.sharding import shard_batch
+from vtzero.parallel.sharding import batch_sharding, shard_batch
 from vtzero.rewards.registry import load_reward
 from vtzero.rewards.runner import NamedReward, RewardResult, score
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
@@ -105,6 +105,8 @@ class GRPO:
         keys = sample_keys(
             jax.random.key(config.seed), index, jnp.arange(config.prompts_per_step), config.num_generations
         )
+        # Spread like the prompts: without it every device would draw every completion.
+        keys = jax.device_put(keys, batch_sharding(self._setup.mesh))
         return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
 
     def _rewards(self, prompts: Sequence[PreparedPrompt], drawn: Completions) -> Scored:
