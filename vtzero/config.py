@@ -180,6 +180,11 @@ def build_config(values: Mapping[str, Any], where: str = "config") -> RunConfig:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def shared_settings(config: RunConfig, kind: Any) -> dict[str, Any]:
+    """The values of a config for the fields of a smaller settings dataclass, whose names are the config's."""
+    return {item.name: getattr(config, item.name) for item in fields(kind)}
+
+
 def dump_config(config: RunConfig) -> str:
     """YAML that `load_config` reads back to an equal config."""
     return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)

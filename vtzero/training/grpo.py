@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtzero.config import ConfigError, RunConfig
+from vtzero.config import ConfigError, RunConfig, shared_settings
 from vtzero.data.images import open_image
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
@@ -45,7 +45,7 @@ class GRPO:
     def __init__(self, setup: Setup, reference: Any | None):
         config = setup.config
         self._setup, self._config, self._reference = setup, config, reference
-        self._objective = objective_settings(config)
+        self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._functions = reward_functions(config)
         self._pipeline = GroupPipeline(
@@ -233,23 +233,10 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
     return png_bytes(open_image(images[0])) if images else None
 
 
-def objective_settings(config: RunConfig) -> ObjectiveSettings:
-    """The objective's part of a config."""
-    return ObjectiveSettings(
-        loss_type=config.loss_type,
-        max_completion_length=config.max_completion_length,
-        beta=config.beta,
-        epsilon=config.epsilon,
-        epsilon_high=config.epsilon_high,
-        num_iterations=config.num_iterations,
-        mask_truncated_completions=config.mask_truncated_completions,
-    )
-
-
-def decode_settings(setup: Setup, length: int | None = None) -> DecodeSettings:
+def decode_settings(setup: Setup) -> DecodeSettings:
     """The decode loop's shape for a run."""
     return DecodeSettings(
-        length or setup.config.max_completion_length, setup.processor.stop_ids, setup.processor.pad_id
+        setup.config.max_completion_length, setup.processor.stop_ids, setup.processor.pad_id
     )
 
 

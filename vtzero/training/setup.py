@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from vtzero.config import RunConfig
+from vtzero.config import RunConfig, shared_settings
 from vtzero.data.batches import Buckets
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import PromptTemplate, prompt_template
@@ -75,7 +75,7 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     folder, graphdef, params = _load(config, run_folder, mesh, template)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     parts, trainable, frozen = split_model(graphdef, params, config.freeze)
-    settings = _optimizer_settings(config)
+    settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
     updates = config.max_steps * (config.num_iterations if config.method == "grpo" else 1)
     optimizer = make_optimizer(settings, updates)
     images = 1 if config.max_images is None else config.max_images
@@ -137,16 +137,3 @@ def _shardings(folder: Path, mesh: jax.sharding.Mesh) -> Any:
     model_config = read_config(folder)
     shapes = nnx.eval_shape(lambda: Qwen2VL(model_config, rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(shard_params(nnx.state(shapes, nnx.Param), mesh))
-
-
-def _optimizer_settings(config: RunConfig) -> OptimizerSettings:
-    return OptimizerSettings(
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler_type,
-        warmup_steps=config.warmup_steps,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        adam_epsilon=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-    )
