@@ -9,12 +9,18 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
+from flax.traverse_util import flatten_dict
+from models.torch_twin import torch_twin, twin_config
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 from transformers import get_constant_schedule_with_warmup as constant_with_warmup
 from transformers import get_cosine_schedule_with_warmup as cosine_with_warmup
 from transformers import get_linear_schedule_with_warmup as linear_with_warmup
 
-from vtzero.training.optimizer import OptimizerSettings, make_optimizer, make_schedule
+from vtzero.models.qwen2_vl.config import parse_config
+from vtzero.models.qwen2_vl.weights import abstract_model, hub_name, parameter_names
+from vtzero.training.optimizer import OptimizerSettings, decays, make_optimizer, make_schedule
 
 STEPS, UPDATES = 8, 5
 SHAPES = {"weight": (7, 5), "bias": (7,), "norm": (5,)}
@@ -35,8 +41,12 @@ def gradient_of_update(index: int) -> dict[str, np.ndarray]:
 
 def torch_parameters(settings: OptimizerSettings) -> dict[str, np.ndarray]:
     parameters = {name: torch.tensor(value, requires_grad=True) for name, value in random_tree(0).items()}
+    groups = [
+        {"params": [parameters["weight"]]},
+        {"params": [parameters["bias"], parameters["norm"]], "weight_decay": 0.0},
+    ]
     adam = torch.optim.AdamW(
-        parameters.values(),
+        groups,
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
@@ -81,13 +91,23 @@ def test_five_updates_equal_torch(settings):
         np.testing.assert_allclose(actual[name], expected[name], rtol=1e-6, atol=1e-7)
 
 
-def test_weight_decay_reaches_every_parameter():
+def test_weight_decay_spares_what_transformers_trainer_spares():
+    twin = torch_twin(twin_config(), seed=0)
+    expected = {hub_name(name) for name in Trainer.get_decay_parameter_names(None, twin)}
+    config = parse_config(twin.config.to_dict())
+    _, params = abstract_model(config)
+    decayed = flatten_dict(nnx.to_pure_dict(decays(params)))
+    assert {name for name, place in parameter_names(config).items() if decayed[place.path]} == expected
+
+
+def test_weight_decay_pulls_weights_alone():
     optimizer = make_optimizer(replace(SETTINGS, warmup_steps=0, lr_scheduler_type="constant"), STEPS)
     parameters = random_tree(1)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     updates, _ = optimizer.update(zeros, optimizer.init(parameters), parameters)
-    for name, value in parameters.items():
-        np.testing.assert_allclose(updates[name], -0.03 * 0.1 * value, rtol=1e-6)
+    np.testing.assert_allclose(updates["weight"], -0.03 * 0.1 * parameters["weight"], rtol=1e-6)
+    assert not updates["bias"].any()
+    assert not updates["norm"].any()
 
 
 # --- schedules ------------------------------------------------------------------------------------

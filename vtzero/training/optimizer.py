@@ -1,11 +1,16 @@
 """AdamW with a schedule and gradient clipping, from TRL's (transformers') names."""
 
+import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import jax
 import optax
 
 SchedulerType = Literal["constant", "linear", "cosine"]
+
+# Vision: norm1, norm2, ln_q; decoder: input_layernorm, post_attention_layernorm, norm.
+_NOT_DECAYED = re.compile(r"bias|norm|ln_q")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,13 @@ def make_schedule(settings: OptimizerSettings, total_steps: int) -> optax.Schedu
     return optax.join_schedules([warmup, decay], [settings.warmup_steps])
 
 
+def decays(params: Any) -> Any:
+    """Which parameters weight decay applies to: all but biases and norms, as transformers' Trainer has it."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not _NOT_DECAYED.search(jax.tree_util.keystr(path)), params
+    )
+
+
 def make_optimizer(settings: OptimizerSettings, total_steps: int) -> optax.GradientTransformation:
     """AdamW after clipping by the global norm of the gradient."""
     adam = optax.adamw(
@@ -61,6 +73,7 @@ def make_optimizer(settings: OptimizerSettings, total_steps: int) -> optax.Gradi
         b2=settings.adam_beta2,
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
+        mask=decays,
     )
     if not settings.max_grad_norm:
         return adam
