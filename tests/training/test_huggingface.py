@@ -457,7 +457,7 @@ def test_memory_peaks_near_the_size_of_the_checkpoint(tmp_path):
     size = (tmp_path / "source" / "model.safetensors").stat().st_size
     assert size > 250e6
     loading, saving = map(int, run_python(MEMORY, tmp_path / "source", tmp_path / "out").split())
-    # Beyond the parameters themselves: on loading one stacked matrix, on saving one layer of it.
-    assert 0.9 * size < loading < 1.6 * size
+    # Beyond the parameters themselves: on loading the piece being read, on saving one layer of a stack.
+    assert 0.9 * size < loading < 1.15 * size
     assert saving < 0.5 * size
     assert (tmp_path / "out" / "model.safetensors").stat().st_size == size
