@@ -45,9 +45,11 @@ class RunConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     # Data and prompts
-    data: str = "scenes"
+    data: tuple[str, ...] = ("scenes",)
+    data_weights: tuple[float, ...] = ()
     data_split: str = "train"
     data_limit: int | None = None
+    question_types: tuple[str, ...] = ()
     max_images: int | None = None
     prompt_template: str = "r1_zero_base"
     max_prompt_length: int = 1024
@@ -72,6 +74,12 @@ class RunConfig:
     reward_funcs: tuple[str, ...] = ("accuracy_paper", "format_paper")
     reward_weights: tuple[float, ...] = ()
 
+    soft_punish_cache: int = 0
+
+    # Supervised fine-tuning
+    sft_target: Literal["answer", "tagged", "solution"] = "answer"
+    completion_only_loss: bool = True
+
     # Objective
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "grpo"
     beta: float = 0.04
@@ -79,6 +87,9 @@ class RunConfig:
     epsilon_high: float | None = None
     scale_rewards: Literal["group", "batch", "none"] = "group"
     mask_truncated_completions: bool = False
+    sync_ref_model: bool = False
+    ref_model_sync_steps: int = 512
+    ref_model_mixup_alpha: float = 0.6
     logprob_chunk: int = 1024
 
     # Optimizer
@@ -94,6 +105,8 @@ class RunConfig:
     # Evaluation, logs, checkpoints
     eval_data: str | None = "scenes"
     eval_limit: int | None = None
+    eval_prompt_template: str | None = None
+    eval_max_pixels: int | None = None
     eval_steps: int = 100
     eval_batch_size: int = 64
     logging_steps: int = 1
@@ -131,6 +144,25 @@ class RunConfig:
             list(self.reward_weights),
             f"empty or as many as reward_funcs ({len(self.reward_funcs)})",
         )
+        _check(bool(self.data), "data", [], "at least one source")
+        _check(
+            len(self.data_weights) in (0, len(self.data)) and all(weight > 0 for weight in self.data_weights),
+            "data_weights",
+            list(self.data_weights),
+            f"empty or a number above 0 for each of data ({len(self.data)})",
+        )
+        _check(
+            0 <= self.ref_model_mixup_alpha <= 1,
+            "ref_model_mixup_alpha",
+            self.ref_model_mixup_alpha,
+            "in [0, 1]",
+        )
+        _check(
+            0 <= self.soft_punish_cache <= self.max_completion_length,
+            "soft_punish_cache",
+            self.soft_punish_cache,
+            f"from 0 to max_completion_length ({self.max_completion_length})",
+        )
         _check(bool(self.reward_funcs) or self.method == "sft", "reward_funcs", [], "at least one reward")
 
 
@@ -141,6 +173,7 @@ _AT_LEAST_ONE = (
     "num_generations",
     "gradient_accumulation_steps",
     "num_iterations",
+    "ref_model_sync_steps",
     "max_completion_length",
     "logprob_chunk",
     "eval_steps",

@@ -13,7 +13,6 @@ from vtzero.config import ConfigError, RunConfig, shared_settings
 from vtzero.data.images import open_image
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
-from vtzero.data.sources import open_source
 from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
 from vtzero.grpo.scoring import banned_mask, group_logprobs
@@ -27,7 +26,7 @@ from vtzero.sampling.sampler import Sampler
 from vtzero.training.completions import CompletionRow, png_bytes
 from vtzero.training.method import Clock, StepReport
 from vtzero.training.metrics import length_metrics, reward_metrics
-from vtzero.training.setup import Setup
+from vtzero.training.setup import Setup, training_source
 from vtzero.training.state import TrainState, make_update
 
 
@@ -49,9 +48,7 @@ class GRPO:
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._functions = reward_functions(config)
         self._pipeline = GroupPipeline(
-            open_source(
-                config.data, split=config.data_split, limit=config.data_limit, max_images=config.max_images
-            ),
+            training_source(config),
             setup.processor,
             setup.template,
             setup.buckets,

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from vtzero.config import RunConfig, shared_settings
+from vtzero.config import ConfigError, RunConfig, shared_settings
 from vtzero.data.batches import Buckets
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import PromptTemplate, prompt_template
+from vtzero.data.sources import Source, open_source
 from vtzero.data.supervised import corpus
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
@@ -97,6 +98,18 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     with jax.set_mesh(mesh):
         state = jax.jit(start, out_shardings=shardings)(trainable, frozen)
     return setup, state
+
+
+def training_source(config: RunConfig) -> Source:
+    """The questions that a config trains on.
+
+    Raises ConfigError for several sources, which cannot be mixed yet.
+    """
+    if len(config.data) > 1:
+        raise ConfigError(f"data is {list(config.data)!r}; give one source")
+    return open_source(
+        config.data[0], split=config.data_split, limit=config.data_limit, max_images=config.max_images
+    )
 
 
 def reference_parameters(setup: Setup, run_folder: Path) -> Any:

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtzero.data.pipeline import GroupPipeline
-from vtzero.data.sources import open_source
 from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedStream
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sft.step import Targets, sft_loss
 from vtzero.training.method import Clock, StepReport
-from vtzero.training.setup import Setup
+from vtzero.training.setup import Setup, training_source
 from vtzero.training.state import TrainState, make_update
 
 DOCUMENTS = "scene_documents"
@@ -62,7 +61,7 @@ class SFT:
 def open_stream(setup: Setup) -> SupervisedStream:
     """The supervised stream that the config's `data` names."""
     config = setup.config
-    if config.data == DOCUMENTS:
+    if config.data == (DOCUMENTS,):
         return DocumentStream(
             setup.processor,
             setup.template,
@@ -70,8 +69,6 @@ def open_stream(setup: Setup) -> SupervisedStream:
             prompts_per_step=config.prompts_per_step,
             max_steps=config.max_steps,
         )
-    source = open_source(
-        config.data, split=config.data_split, limit=config.data_limit, max_images=config.max_images
-    )
+    source = training_source(config)
     pipeline = GroupPipeline(source, setup.processor, setup.template, setup.buckets, seed=config.seed)
     return AnswerStream(pipeline, setup.processor, config.prompts_per_step, config.max_completion_length)
