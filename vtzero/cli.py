@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _verb(verbs, "train", _train, "train by a config (GRPO or SFT); a second start resumes")
     train.add_argument("config", help="YAML file; further --key value pairs override it")
+    train.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="print the resolved recipe, data counts, tokens and memory; read no weights",
+    )
     train.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     evaluate = _verb(verbs, "eval", _eval, "accuracy of a model on a benchmark")
@@ -77,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     importer.add_argument("folder", type=Path)
     importer.add_argument("out", type=Path)
 
+    report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
+    report.add_argument("runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`")
+    report.add_argument("--table", type=int, required=True, help="3, 4 or 5")
+    report.add_argument("--scorer", default="strict", help="whose verdicts count: strict, lenient or paper")
+
     scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
     scenes.add_argument("out", type=Path)
     scenes.add_argument("--train", type=int, default=1000, help="training rows")
@@ -101,9 +112,14 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    config = load_config(known.config, parse_overrides(rest))
+    if known.dry_run:
+        from vtzero.training.recipe import dry_run
+
+        return dry_run(config)
     from vtzero.training.loop import train
 
-    return train(load_config(known.config, parse_overrides(rest)), quiet=known.quiet)
+    return train(config, quiet=known.quiet)
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
@@ -158,6 +174,17 @@ def _import(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.training.convert import import_folder
 
     return import_folder(known.folder, known.out)
+
+
+def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from rich.console import Console
+
+    from vtzero.reports.results import read_results
+    from vtzero.reports.tables import paper_table, table_figures
+
+    results = read_results(known.runs, known.scorer)
+    Console().print(paper_table(known.table, results, known.scorer))
+    return table_figures(known.table, results, known.scorer)
 
 
 def _scenes(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""Every config of a published row: complete, planned without weights, and run for two steps on a tiny model."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from fixtures.command import options, vtzero
+from fixtures.published_columns import ROWS, write_source
+from fixtures.tiny_folder import make_tiny_folder
+
+from vtzero.config import RunConfig, load_config
+
+FOLDER = Path(__file__).parents[2] / "configs"
+ROWS_OF_PAPERS = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("tiny"))
+NAMES = {
+    "visualthinker_r1_zero",
+    "visualthinker_sft",
+    "visualthinker_modern",
+    "instruct_rl_reason",
+    "instruct_rl_answer_only",
+    "instruct_rl_freeze_vision",
+    "instruct_rl_freeze_llm",
+    "instruct_rl_length_reward",
+    "r1_v_clevr",
+    "r1_v_geoqa",
+    "r1_multimodal_journey",
+    "open_r1_multimodal_2b",
+    "open_r1_multimodal_7b",
+    "deepseek_r1_zero_text",
+}
+SMALL = {
+    "max_steps": 2,
+    "dtype": "float32",
+    "prompts_per_step": 2,
+    "gradient_accumulation_steps": 2,
+    "num_generations": 2,
+    "max_prompt_length": 700,
+    "max_completion_length": 150,
+    "max_pixels": 3136,
+    "eval_data": "null",
+    "tensorboard": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_folder(tmp_path_factory.mktemp("model") / "folder", num_hidden_layers=1)
+
+
+def local(config: RunConfig, folder: Path) -> str:
+    """The config's own sources, read from small files of the same columns."""
+    return json.dumps([f"{name}={write_source(name, folder)}" for name in config.data])
+
+
+def test_the_rows_are_all_there():
+    assert {path.stem for path in ROWS_OF_PAPERS} == NAMES
+
+
+@pytest.mark.parametrize("path", ROWS_OF_PAPERS, ids=lambda path: path.stem)
+def test_a_row_states_every_value(path):
+    stated = set(yaml.safe_load(path.read_text()))
+    assert stated == {field.name for field in fields(RunConfig)} - {"output_dir"}
+
+
+@pytest.mark.parametrize("path", ROWS_OF_PAPERS, ids=lambda path: path.stem)
+def test_a_row_is_planned_without_weights(path, tmp_path):
+    config = load_config(path)
+    printed, _ = vtzero("train", path, "--dry_run", "--json", "--data", local(config, tmp_path))
+    figures = json.loads(printed.splitlines()[-1])
+    billions = 7.6 if "7B" in config.model else 2.1
+    assert figures["parameters"] == pytest.approx(billions * 1e9, rel=0.1)
+    assert figures["memory_mib_per_device"]["peak"] > figures["parameters"] * 4 / 2**20
+    assert figures["tokens_per_step"]["prompts"] == config.prompts_per_step * config.max_prompt_length
+    assert sum(source["rows"] for source in figures["data"]) == ROWS * len(config.data)
+    assert not Path(config.output_dir).exists()
+
+
+@pytest.mark.parametrize("path", ROWS_OF_PAPERS, ids=lambda path: path.stem)
+def test_a_row_trains_two_steps(path, model, tmp_path):
+    config = load_config(path)
+    settings = SMALL | {"model": model, "output_dir": tmp_path / "run", "data": local(config, tmp_path)}
+    vtzero("train", path, *options(**settings))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert (tmp_path / "run" / "export" / "model.safetensors").is_file()

@@ -1,0 +1,88 @@
+"""What runs scored, read from their evaluation files. Knows no table of a paper and no terminal."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SCORES = {"strict": "correct", "lenient": "correct_lenient", "paper": "correct_paper"}
+"""The verdicts that an evaluation stores for each item, and their names in its file."""
+
+_FILE = re.compile(r"(?P<benchmark>.+)-(?P<step>\d+)\.jsonl")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Verdicts of one evaluation: (task, source, whether it is correct) for each item."""
+
+    label: str
+    benchmark: str
+    step: int
+    items: tuple[tuple[str, str, bool], ...]
+
+
+def read_results(runs: Sequence[str], scorer: str) -> list[Scored]:
+    """The evaluations of run folders, each given as FOLDER or LABEL=FOLDER.
+
+    With a label, a folder's last evaluation of each benchmark counts. Without one, a training run gives two
+    rows: `base` from step 0 and its method from the last step.
+
+    Raises ValueError for an unknown scorer, for a folder without finished evaluations, and for one whose items
+    lack the scorer's verdict; FileNotFoundError where there is no folder.
+    """
+    if scorer not in SCORES:
+        raise ValueError(f"unknown scorer {scorer!r}; the scorers are {', '.join(SCORES)}")
+    return [scored for run in runs for scored in _read_run(run, scorer)]
+
+
+def _read_run(run: str, scorer: str) -> list[Scored]:
+    label, equals, path = run.rpartition("=")
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such run folder; give FOLDER or LABEL=FOLDER")
+    steps = _finished(folder)
+    if not steps:
+        raise ValueError(f"{folder}: holds no finished evaluation (eval/BENCHMARK-STEP.json)")
+    chosen = {}
+    for benchmark, found in steps.items():
+        if equals:
+            chosen[label, benchmark] = found[-1]
+        elif len(found) > 1 and found[0] == 0:
+            chosen["base", benchmark] = 0
+            chosen[_method(folder), benchmark] = found[-1]
+        else:
+            chosen[folder.name, benchmark] = found[-1]
+    return [
+        Scored(label, benchmark, step, _items(folder / "eval" / f"{benchmark}-{step}.jsonl", scorer))
+        for (label, benchmark), step in chosen.items()
+    ]
+
+
+def _finished(folder: Path) -> dict[str, list[int]]:
+    """The steps of each benchmark whose summary, which is written last, is there."""
+    steps: dict[str, list[int]] = {}
+    for path in (folder / "eval").glob("*.jsonl"):
+        match = _FILE.fullmatch(path.name)
+        if match and path.with_suffix(".json").is_file():
+            steps.setdefault(match["benchmark"], []).append(int(match["step"]))
+    return {benchmark: sorted(found) for benchmark, found in sorted(steps.items())}
+
+
+def _method(folder: Path) -> str:
+    path = folder / "config.yaml"
+    config: Any = yaml.safe_load(path.read_text()) if path.is_file() else None
+    return str(config["method"]).upper() if isinstance(config, dict) and "method" in config else folder.name
+
+
+def _items(path: Path, scorer: str) -> tuple[tuple[str, str, bool], ...]:
+    items = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        row = json.loads(line)
+        if SCORES[scorer] not in row:
+            raise ValueError(f"{path}:{number}: has no {SCORES[scorer]!r}, the verdict of the scorer {scorer}")
+        items.append((str(row["task"]), str(row.get("source") or ""), bool(row[SCORES[scorer]])))
+    return tuple(items)

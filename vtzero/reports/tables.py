@@ -1,0 +1,158 @@
+"""The paper's Tables 3, 4 and 5 with the rows of our own runs below them. Knows no file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vtzero.evaluation.totals import cv_bench_total, wilson_interval
+from vtzero.reports.paper import COLUMNS, CV_BENCH, TABLES, PaperRow, contradictions
+from vtzero.reports.results import Scored
+
+_MARKS = "*†‡§"
+_PARTED = ("cv_bench", "scenes")
+"""Benchmarks with the four question families of CV-Bench, a column each; others are a column as a whole."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracies in percent, one a run (seed), over `n` items each; the interval is of all runs' items."""
+
+    values: tuple[float, ...]
+    n: int
+    interval: tuple[float, float]
+
+    def text(self) -> str:
+        """Mean, and the deviation between runs where there are several."""
+        spread = f" ± {stdev(self.values):.2f}" if len(self.values) > 1 else ""
+        return f"{mean(self.values):.2f}{spread}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Our figures of one label on one benchmark with its parts, or on those that are a column each."""
+
+    label: str
+    benchmarks: tuple[str, ...]
+    cells: Mapping[str, Cell]
+
+
+def our_rows(results: Sequence[Scored]) -> list[Row]:
+    """Evaluations grouped by label, and by the benchmark that fills the columns of the question families."""
+    rows = []
+    for label in dict.fromkeys(scored.label for scored in results):
+        own = [scored for scored in results if scored.label == label]
+        parted = [name for name in _PARTED if any(scored.benchmark == name for scored in own)]
+        for benchmark in parted or [""]:
+            others = [s for s in own if s.benchmark not in _PARTED]
+            chosen = [s for s in own if s.benchmark == benchmark] + (others if benchmark != "scenes" else [])
+            names = tuple(dict.fromkeys(scored.benchmark for scored in chosen))
+            rows.append(Row(label, names, _cells(chosen)))
+    return rows
+
+
+def _cells(results: Sequence[Scored]) -> dict[str, Cell]:
+    groups: dict[str, list[list[bool]]] = {}
+    for scored in results:
+        for column, verdicts in _columns(scored).items():
+            groups.setdefault(column, []).append(verdicts)
+    cells = {column: _cell(runs) for column, runs in groups.items()}
+    officials = [cv_bench_total(s.items) for s in results if s.benchmark == "cv_bench"]
+    known = [official for official in officials if official is not None]
+    if known:
+        low, high = (mean(total.interval[side] for total in known) for side in (0, 1))
+        cells["official"] = Cell(tuple(total.accuracy for total in known), known[0].n, (low, high))
+    return cells
+
+
+def _columns(scored: Scored) -> dict[str, list[bool]]:
+    every = [correct for _, _, correct in scored.items]
+    if scored.benchmark not in _PARTED:
+        return {scored.benchmark.upper(): every}
+    parts = {name: [correct for task, _, correct in scored.items if task == name] for name in CV_BENCH}
+    return {name: verdicts for name, verdicts in parts.items() if verdicts} | {"Total": every}
+
+
+def _cell(runs: Sequence[Sequence[bool]]) -> Cell:
+    values = tuple(100 * sum(run) / len(run) for run in runs)
+    low, high = wilson_interval(sum(map(sum, runs)), sum(map(len, runs)))
+    return Cell(values, len(runs[0]), (100 * low, 100 * high))
+
+
+def paper_table(number: int, results: Sequence[Scored], scorer: str) -> Table:
+    """The table as printed, its contradicted cells marked and explained below, and our rows.
+
+    Raises ValueError for a table that is none of the paper's results.
+    """
+    if number not in TABLES:
+        known = ", ".join(map(str, TABLES))
+        raise ValueError(f"there is no table {number}; the tables of results are {known}")
+    columns = list(COLUMNS[number])
+    rows = our_rows(results)
+    columns += ["official"] if any("official" in row.cells for row in rows) else []
+    notes: list[str] = []
+    table = Table(title=f"Table {number}: accuracy in percent (paper as printed; ours by the {scorer} scorer)")
+    for name in ("", *columns):
+        table.add_column(name, justify="right" if name else "left")
+    for paper_row in TABLES[number]:
+        table.add_row(Text(paper_row.name), *_printed(paper_row, columns, notes))
+    table.add_section()
+    for row in rows:
+        cells = [row.cells[name].text() if name in row.cells else "" for name in columns]
+        table.add_row(Text(f"ours: {row.label} ({', '.join(row.benchmarks)})"), *cells)
+        bounds = [_interval(row.cells.get(name)) for name in columns]
+        table.add_row(Text("  n, 95 %", style="dim"), *bounds)
+    table.caption = Text("\n".join(notes)) if notes else None
+    return table
+
+
+def _printed(row: PaperRow, columns: Sequence[str], notes: list[str]) -> list[str]:
+    found = contradictions(row)
+    cells = []
+    for name in columns:
+        text = f"{row.cells[name]:.2f}" if name in row.cells else ""
+        if name in found:
+            mark = _MARKS[len(notes) % len(_MARKS)]
+            notes.append(f"{mark} {row.name}: {found[name]}")
+            text += mark
+        cells.append(text)
+    return cells
+
+
+def _interval(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    runs = f"{len(cell.values)} × " if len(cell.values) > 1 else ""
+    return f"{runs}{cell.n}, {cell.interval[0]:.1f}–{cell.interval[1]:.1f}"
+
+
+def table_figures(number: int, results: Sequence[Scored], scorer: str) -> dict[str, Any]:
+    """The same in JSON's types: the paper's rows with their contradictions, and ours."""
+    return {
+        "table": number,
+        "scorer": scorer,
+        "paper": [
+            {"row": row.name, "cells": dict(row.cells), "contradicted": contradictions(row)}
+            for row in TABLES[number]
+        ],
+        "ours": [
+            {
+                "row": row.label,
+                "benchmarks": list(row.benchmarks),
+                "cells": {name: _cell_figures(cell) for name, cell in row.cells.items()},
+            }
+            for row in our_rows(results)
+        ],
+    }
+
+
+def _cell_figures(cell: Cell) -> dict[str, Any]:
+    return {
+        "accuracy": mean(cell.values),
+        "runs": list(cell.values),
+        "n": cell.n,
+        "interval": list(cell.interval),
+    }

@@ -1,0 +1,180 @@
+"""What a config would do, without a weight read or a device used: recipe, data, tokens, memory.
+
+For `vtzero train CONFIG --dry_run`. The memory is an estimate from shapes; it compiles nothing.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vtzero.config import ConfigError, RunConfig, dump_config
+from vtzero.data.prompts import prompt_template
+from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig
+from vtzero.models.qwen2_vl.weights import parameter_shapes
+from vtzero.parallel.mesh import AXES, MeshSettings
+from vtzero.training.grpo import reward_functions
+from vtzero.training.huggingface import read_config
+from vtzero.training.setup import BLANK, describe_data, model_folder
+from vtzero.training.state import FROZEN_PARTS
+
+_FLOAT32, _ADAM = 4, 8
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the estimate is made from: the network, its parameters, and how many ways they are divided."""
+
+    model: Qwen2VLConfig
+    parameters: int
+    trained: int
+    mesh: dict[str, int]
+
+    @property
+    def batch_shards(self) -> int:
+        return self.mesh["data"] * self.mesh["fsdp"]
+
+    @property
+    def parameter_shards(self) -> int:
+        return self.mesh["fsdp"] * self.mesh["tensor"]
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+    """Check and resolve a config; print its recipe and figures, and return them in JSON's types.
+
+    Memory is in MiB a device. A model that is not here yet is taken for the published size of its name; data
+    that is not here yet is named, not counted.
+
+    Raises ConfigError and ValueError as the run itself would, and for a model of unknown size.
+    """
+    prompt_template(config.prompt_template)
+    if config.method == "grpo":
+        reward_functions(config)
+    sizes = _sizes(config)
+    figures = {
+        "model": config.model,
+        "parameters": sizes.parameters,
+        "trained_parameters": sizes.trained,
+        "data": describe_data(config),
+        "mesh": sizes.mesh,
+        "completions_per_step": _completions(config),
+        "tokens_per_step": _tokens(config),
+        "tokens_in_all": _tokens(config)["at_most"] * config.max_steps,
+        "memory_mib_per_device": memory(config, sizes),
+    }
+    _print(config, figures)
+    return {"config": dump_config(config)} | figures
+
+
+def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
+    """Bytes by use, as MiB a device, from shapes alone: weights and optimizer state in float32 as they are
+    kept; cache, activations and attention in the dtype of the computation; the larger of rollout and update
+    counts, since they do not run at once."""
+    width = 4 if _dtype(config) == "float32" else 2
+    kept = {
+        "parameters": sizes.parameters * _FLOAT32 // sizes.parameter_shards,
+        "optimizer": sizes.trained * _ADAM // sizes.parameter_shards,
+        "reference": sizes.trained * _FLOAT32 // sizes.parameter_shards if _has_reference(config) else 0,
+    }
+    update = {
+        "gradient": sizes.trained * _FLOAT32 // sizes.parameter_shards,
+        "activations": _activations(config, sizes, width),
+        "attention": _attention(config, sizes),
+        "logits": 3 * config.logprob_chunk * sizes.model.text.vocab_size * _FLOAT32 // sizes.mesh["tensor"],
+    }
+    rollout = {"cache": _cache(config, sizes, width)} if config.method == "grpo" else {}
+    total = sum(kept.values()) + max(sum(update.values()), sum(rollout.values()))
+    return {name: math.ceil(size / _MIB) for name, size in (kept | update | rollout | {"peak": total}).items()}
+
+
+def _sizes(config: RunConfig) -> Sizes:
+    model = _model(config)
+    shapes = parameter_shapes(model)
+    counts = {path: math.prod(shape) for path, shape in shapes.items()}
+    frozen = [FROZEN_PARTS[part] for part in config.freeze]
+    settings = MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    return Sizes(
+        model=model,
+        parameters=sum(counts.values()),
+        trained=sum(count for path, count in counts.items() if not any(part(path) for part in frozen)),
+        mesh=dict(zip(AXES, settings.for_devices(jax.device_count()), strict=True)),
+    )
+
+
+def _model(config: RunConfig) -> Qwen2VLConfig:
+    name = "tiny" if config.model == BLANK else config.model
+    try:
+        return read_config(model_folder(name))
+    except FileNotFoundError:
+        known = Path(name).name.removesuffix("-Instruct")
+        if known not in PUBLISHED:
+            raise ConfigError(
+                f"model {name!r} is no folder, and its name is none of the published sizes ({', '.join(PUBLISHED)})"
+            ) from None
+        return PUBLISHED[known]
+
+
+def _completions(config: RunConfig) -> int:
+    return config.prompts_per_step * (config.num_generations if config.method == "grpo" else 1)
+
+
+def _tokens(config: RunConfig) -> dict[str, int]:
+    prompts = config.prompts_per_step * config.max_prompt_length
+    completions = _completions(config) * config.max_completion_length
+    return {"prompts": prompts, "completions": completions, "at_most": prompts + completions}
+
+
+def _rows(config: RunConfig, sizes: Sizes) -> int:
+    """Prompts of one micro-batch on one device."""
+    return math.ceil(config.prompts_per_step / config.gradient_accumulation_steps / sizes.batch_shards)
+
+
+def _group(config: RunConfig) -> int:
+    return config.num_generations if config.method == "grpo" else 1
+
+
+def _activations(config: RunConfig, sizes: Sizes, width: int) -> int:
+    """What the backward pass keeps: the input of each layer, or some fourteen arrays of that size a layer."""
+    text = sizes.model.text
+    tokens = config.max_prompt_length + _group(config) * config.max_completion_length
+    kept = 1 if config.gradient_checkpointing else 14
+    return _rows(config, sizes) * tokens * text.hidden_size * (kept * text.num_hidden_layers + 14) * width
+
+
+def _attention(config: RunConfig, sizes: Sizes) -> int:
+    """Scores of one layer and their gradient, float32: the einsum attention holds them whole."""
+    prompt, answer = config.max_prompt_length, config.max_completion_length
+    scores = prompt**2 + _group(config) * answer * (prompt + answer)
+    heads = sizes.model.text.num_attention_heads // sizes.mesh["tensor"]
+    return 2 * _rows(config, sizes) * heads * scores * _FLOAT32
+
+
+def _cache(config: RunConfig, sizes: Sizes, width: int) -> int:
+    text = sizes.model.text
+    rows = math.ceil(config.prompts_per_step / sizes.batch_shards)
+    slots = rows * (config.max_prompt_length + _group(config) * config.max_completion_length)
+    return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * slots * width
+
+
+def _has_reference(config: RunConfig) -> bool:
+    return config.method == "grpo" and config.beta > 0
+
+
+def _dtype(config: RunConfig) -> str:
+    if config.dtype != "auto":
+        return config.dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def _print(config: RunConfig, figures: dict[str, Any]) -> None:
+    print(dump_config(config))
+    for name, value in figures.items():
+        if isinstance(value, list):
+            print(f"{name}:", *(f"  {line}" for line in value), sep="\n")
+        elif isinstance(value, dict):
+            print(f"{name}: " + ", ".join(f"{key} {item:,}" for key, item in value.items()))
+        else:
+            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
