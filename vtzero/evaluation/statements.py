@@ -1,9 +1,9 @@
 """From free prose to the choice that it states in so many words.
 
-Every mention of a choice is first replaced by a mark: `<L1>` for a letter in brackets, `<N1>` for a bare letter,
-`<T1>` for the choice's text, `<L?>` for two choices in one ("A or B"). The readings then look at marks and at a
-few English words around them. The text's own angle brackets are taken out before. The module knows choices and
-English, not what is correct.
+Every mention of a choice is first replaced by a mark: `<L1>` for a letter in brackets, `<N1>` for a bare
+letter, `<T1>` for the choice's text, `<L?>` for two choices in one ("A or B"). The readings then look at the
+marks and at a few English words around them. The text's own angle brackets are taken out before. The module
+knows choices and English, not what is correct.
 """
 
 import re
