@@ -62,6 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--opening", default="", help="text put at the start of every answer")
     evaluate.add_argument("--out", type=Path, help="folder for eval/BENCHMARK-0.json and .jsonl")
 
+    rescore = _verb(verbs, "rescore", _rescore, "score saved outputs again, without a model")
+    rescore.add_argument("file", type=Path, help="eval/BENCHMARK-STEP.jsonl, or outputs of BLINK or R1-V")
+    rescore.add_argument("--scorer", help="strict, lenient, paper, superclevr or geoqa (default: the file's)")
+    rescore.add_argument("--require-tags", action="store_true", help="strict: only answers inside the tags")
+    rescore.add_argument(
+        "--choices", default="", help="of every item, where the file has none: 'a, b' or JSON"
+    )
+    rescore.add_argument("--differences", action="store_true", help="print each item scored otherwise")
+
     sample = _verb(verbs, "sample", _sample, "answers to a question about an image, several at once")
     _model_arguments(sample)
     sample.add_argument("question", help="the question")
@@ -132,6 +141,18 @@ def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
         batch_size=known.batch_size,
         opening=known.opening,
         out=known.out,
+    )
+
+
+def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.evaluation.rescore import rescore
+
+    return rescore(
+        known.file,
+        scorer=known.scorer,
+        require_tags=known.require_tags,
+        choices=known.choices,
+        differences=known.differences,
     )
 
 

@@ -6,7 +6,16 @@ import threading
 import pytest
 
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.scorers import SCORERS, geoqa, gold_index, lenient, paper, strict, superclevr
+from vtzero.evaluation.scorers import (
+    SCORERS,
+    geoqa,
+    gold_index,
+    lenient,
+    paper,
+    strict,
+    strict_choice,
+    superclevr,
+)
 
 LEFT_RIGHT = ("left", "right")
 TRUE_FALSE = ("True", "False")
@@ -21,7 +30,7 @@ def tagged(text: str) -> str:
     return f"<think>left? right?</think>\n<answer>{text}</answer>"
 
 
-# reference/original-systems.md §1.8, measured with the paper's math-verify 0.5.2
+# What the paper's scorer gives with its own math-verify, 0.5.2; 0.9 gives the same on every row.
 PAPER_TABLE = [
     ("<answer>(B)</answer>", LEFT_RIGHT, "(B)", True),
     ("B", LEFT_RIGHT, "(B)", True),
@@ -79,12 +88,48 @@ def test_strict_needs_the_tags(output: str) -> None:
     assert not strict(output, item(LEFT_RIGHT, "(B)"))
 
 
-def test_strict_can_be_asked_to_take_a_bare_answer() -> None:
+def test_strict_reads_an_untagged_output_as_prose_when_tags_are_not_required() -> None:
     gold = item(LEFT_RIGHT, "(B)")
     assert strict("right", gold, require_tags=False)
     assert strict("<think>left</think> (B)<|im_end|>", gold, require_tags=False)
-    assert not strict("it is right", gold, require_tags=False)
+    assert strict("It is to the right.", gold, require_tags=False)
+    assert not strict("left or right", gold, require_tags=False)
     assert not strict("right <answer>left</answer>", gold, require_tags=False)
+    assert not strict("The answer is (B). <answer>A or B</answer>", gold, require_tags=False)
+
+
+def test_strict_gives_no_credit_for_an_article_where_paper_does() -> None:
+    prose, gold = "There is a lamp in a corner.", item(TABLE_CHAIR, "(A)")
+    assert paper(prose, gold)
+    assert not strict(prose, gold, require_tags=False)
+
+
+@pytest.mark.parametrize(
+    ("output", "index"), [("<answer>(B)</answer>", 1), ("<answer>A or B</answer>", None), ("(B)", None)]
+)
+def test_strict_choice(output: str, index: int | None) -> None:
+    assert strict_choice(output, LEFT_RIGHT) == index
+
+
+def test_choices_that_contain_commas() -> None:
+    gold = item(("red, round", "red", "round"), "red, round")
+    for said in ("red, round", "(A)", "(A) red, round", "Red,  round."):
+        assert strict(tagged(said), gold)
+        assert strict(said, gold, require_tags=False)
+    assert not strict(tagged("red"), gold)
+    assert strict("It is red, round and small.", gold, require_tags=False)
+    assert paper("<answer>red, round</answer>", gold)
+
+
+@pytest.mark.parametrize("said", ["two lamps", " Two  lamps. "])
+def test_open_questions_are_answered_in_their_own_words(said: str) -> None:
+    question = item((), "two lamps")
+    assert strict(tagged(said), question)
+    assert not strict(said, question)
+    assert strict(said, question, require_tags=False)
+    assert not strict("there are two lamps", question, require_tags=False)
+    assert lenient(f"there are {said}", question)
+    assert not strict(tagged(""), item((), ""))
 
 
 def test_equal_choices_are_one_answer() -> None:
@@ -146,6 +191,8 @@ ODD_OUTPUTS = [
 def test_odd_outputs_are_wrong_and_break_nothing(name: str, output: str) -> None:
     gold = item((), "4") if name in ("superclevr", "geoqa") else item(("+", "chair", "4"), "(C)")
     assert SCORERS[name](output, gold) is False
+    if name == "strict":
+        assert strict(output, gold, require_tags=False) is False
 
 
 @pytest.mark.parametrize("scorer", [strict, lenient, paper])

@@ -5,7 +5,6 @@ of runs and no terminal.
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +22,12 @@ from vtzero.data.prompts import PromptTemplate
 from vtzero.evaluation.benchmarks import Benchmark, as_asked, benchmark_item
 from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.scorers import lenient, strict
+from vtzero.evaluation.totals import wilson_interval
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.rewards.accuracy import lenient_accuracy, strict_accuracy
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
-
-_Z_95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 @dataclass(frozen=True)
@@ -235,21 +233,6 @@ def _item_result(question: _Question, output: str, opening: str, tokens: int, te
         strict=strictly,
         lenient=leniently,
     )
-
-
-def wilson_interval(correct: int, count: int, z: float = _Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, as fractions; 95 % unless `z` is another quantile.
-
-    (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). Source: Wilson, 1927.
-
-    Raises ValueError unless 0 <= correct <= count and count >= 1.
-    """
-    if not 0 <= correct <= count or count < 1:
-        raise ValueError(f"an interval needs at least one item and 0 <= correct <= n: {correct} of {count}")
-    share, spread = correct / count, z * z / count
-    middle = share + spread / 2
-    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
 
 
 def summary(result: EvaluationResult) -> dict[str, Any]:

@@ -1,20 +1,23 @@
 """Scorers: whether a model's output answers a benchmark item.
 
 A scorer is `scorer(output, item) -> bool` and a pure function, so that stored outputs can be scored again.
-`strict` is what this project reports; `paper` repeats the published evaluation, free credit included;
-`superclevr` and `geoqa` are R1-V's. They know text and items, no model.
+`strict` is what this project reports, with answer tags required unless told otherwise; `paper` repeats the
+published evaluation, free credit included; `superclevr` and `geoqa` are R1-V's. They know text and items, no
+model.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig
 
 from vtzero.evaluation.extraction import choice_text, last_stated_choice, paper_answer, resolve_choice
 from vtzero.evaluation.items import BenchmarkItem
+from vtzero.evaluation.statements import stated_choice
+from vtzero.rewards.accuracy import lenient_accuracy
 from vtzero.rewards.symbolic import parse_math, verify_math
-from vtzero.rewards.text import conclusion, tagged_answer, without_tags
+from vtzero.rewards.text import conclusion, normalized, tagged_answer, without_tags
 
 _LETTERS = "ABCDEF"
 _PAPER_LETTERS = (*_LETTERS, *_LETTERS.lower(), *(f"({letter})" for letter in _LETTERS.lower() + _LETTERS))
@@ -22,20 +25,39 @@ _TAGGED_INTEGER = re.compile(r"<answer>\s*(\d+)\s*</answer>")
 
 
 def strict(output: str, item: BenchmarkItem, *, require_tags: bool = True) -> bool:
-    """Whether the last closed `<answer>…</answer>` names the right choice, and nothing else.
+    """Whether the output's one explicit choice is the right one; see `strict_choice`.
 
-    It may hold the letter ("C", "(C)"), the choice's text, or both where they agree; case, white space and
-    punctuation do not count. With `require_tags=False` an output without answer tags is taken as a whole
-    (after `</think>`), for models that were asked for a bare answer.
+    An open question is answered by its very words, case, white space and a final full stop aside.
     """
+    if item.choices:
+        return _is_right(strict_choice(output, item.choices, require_tags=require_tags), item)
     said = tagged_answer(output)
     if said is None and not require_tags:
         said = without_tags(conclusion(output))
-    return said is not None and _is_right(resolve_choice(said, item.choices), item)
+    return said is not None and _same_words(said, item.answer)
+
+
+def strict_choice(output: str, choices: Sequence[str], *, require_tags: bool = True) -> int | None:
+    """The index of the choice that an output makes explicitly; `None` where it makes none.
+
+    It is what the last closed `<answer>…</answer>` names, which may be the letter ("C", "(C)"), the choice's
+    text, or both where they agree; case, white space and punctuation do not count. With `require_tags=False`
+    an output without such tags is read as prose: a letter or a choice's text that it states. "A or B" is no
+    choice, and neither is an article ("a chair").
+    """
+    said = tagged_answer(output)
+    if said is not None:
+        return resolve_choice(said, choices)
+    return None if require_tags else stated_choice(output, choices)
 
 
 def lenient(output: str, item: BenchmarkItem) -> bool:
-    """Whether the output settles on the right choice, tags or not; True wherever `strict` is."""
+    """Whether the output ends on the right choice, tags or not; True wherever `strict` with tags is.
+
+    An open question is answered by the output's last words.
+    """
+    if not item.choices:
+        return lenient_accuracy(output, item.answer) == 1.0
     return strict(output, item) or _is_right(last_stated_choice(conclusion(output), item.choices), item)
 
 
@@ -85,6 +107,10 @@ def gold_index(item: BenchmarkItem) -> int:
             "correct the benchmark file, or use a scorer for open questions"
         )
     return index
+
+
+def _same_words(said: str, answer: str) -> bool:
+    return normalized(answer) != "" and normalized(said) == normalized(answer)
 
 
 def _is_right(index: int | None, item: BenchmarkItem) -> bool:
