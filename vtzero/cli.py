@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     importer.add_argument("out", type=Path)
 
     report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
-    report.add_argument("runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`")
+    report.add_argument(
+        "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
+    )
     report.add_argument("--table", type=int, required=True, help="3, 4 or 5")
     report.add_argument("--scorer", default="strict", help="whose verdicts count: strict, lenient or paper")
 

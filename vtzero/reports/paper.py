@@ -44,7 +44,15 @@ TABLES: Mapping[int, tuple[PaperRow, ...]] = {
         _row("Qwen2-VL-2B", 54.69, 22.46, 0.16, 31.66, 31.38, BLINK=6.74, VSR=0.0),
         _row("Qwen2-VL-2B + SFT", 60.02, 68.92, 55.00, 45.83, 57.84, BLINK=52.43, VSR=35.80),
         _row(
-            "VisualThinker-R1-Zero", 59.64, 66.76, 54.16, 56.66, 59.47, parts=(50.80, 55.94), BLINK=53.18, VSR=62.32
+            "VisualThinker-R1-Zero",
+            59.64,
+            66.76,
+            54.16,
+            56.66,
+            59.47,
+            parts=(50.80, 55.94),
+            BLINK=53.18,
+            VSR=62.32,
         ),
     ),
     4: (

@@ -31,7 +31,7 @@ def read_results(runs: Sequence[str], scorer: str) -> list[Scored]:
     With a label, a folder's last evaluation of each benchmark counts. Without one, a training run gives two
     rows: `base` from step 0 and its method from the last step.
 
-    Raises ValueError for an unknown scorer, for a folder without finished evaluations, and for one whose items
+    Raises ValueError for an unknown scorer, for a folder without finished evaluations, and where items
     lack the scorer's verdict; FileNotFoundError where there is no folder.
     """
     if scorer not in SCORES:
@@ -83,6 +83,8 @@ def _items(path: Path, scorer: str) -> tuple[tuple[str, str, bool], ...]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         row = json.loads(line)
         if SCORES[scorer] not in row:
-            raise ValueError(f"{path}:{number}: has no {SCORES[scorer]!r}, the verdict of the scorer {scorer}")
+            raise ValueError(
+                f"{path}:{number}: has no {SCORES[scorer]!r}, the verdict of the scorer {scorer}"
+            )
         items.append((str(row["task"]), str(row.get("source") or ""), bool(row[SCORES[scorer]])))
     return tuple(items)

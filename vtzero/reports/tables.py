@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vtzero.evaluation.totals import cv_bench_total, wilson_interval
+from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, official_total, wilson_interval
 from vtzero.reports.paper import COLUMNS, CV_BENCH, TABLES, PaperRow, contradictions
 from vtzero.reports.results import Scored
 
@@ -60,12 +60,18 @@ def _cells(results: Sequence[Scored]) -> dict[str, Cell]:
         for column, verdicts in _columns(scored).items():
             groups.setdefault(column, []).append(verdicts)
     cells = {column: _cell(runs) for column, runs in groups.items()}
-    officials = [cv_bench_total(s.items) for s in results if s.benchmark == "cv_bench"]
-    known = [official for official in officials if official is not None]
-    if known:
-        low, high = (mean(total.interval[side] for total in known) for side in (0, 1))
-        cells["official"] = Cell(tuple(total.accuracy for total in known), known[0].n, (low, high))
+    whole = [scored.items for scored in results if _has_official(scored)]
+    if whole:
+        # Runs share their items, so their items together are as many answers from the same three sources.
+        together = official_total([item for items in whole for item in items])
+        values = tuple(official_total(items).accuracy for items in whole)
+        cells["official"] = Cell(values, len(whole[0]), together.interval)
     return cells
+
+
+def _has_official(scored: Scored) -> bool:
+    """Whether CV-Bench's official score can be had: the items of all its sources, and of no other."""
+    return {source for _, source, _ in scored.items} == set(OFFICIAL_WEIGHTS)
 
 
 def _columns(scored: Scored) -> dict[str, list[bool]]:
@@ -94,7 +100,9 @@ def paper_table(number: int, results: Sequence[Scored], scorer: str) -> Table:
     rows = our_rows(results)
     columns += ["official"] if any("official" in row.cells for row in rows) else []
     notes: list[str] = []
-    table = Table(title=f"Table {number}: accuracy in percent (paper as printed; ours by the {scorer} scorer)")
+    table = Table(
+        title=f"Table {number}: accuracy in percent (paper as printed; ours by the {scorer} scorer)"
+    )
     for name in ("", *columns):
         table.add_column(name, justify="right" if name else "left")
     for paper_row in TABLES[number]:

@@ -87,7 +87,9 @@ def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
     }
     rollout = {"cache": _cache(config, sizes, width)} if config.method == "grpo" else {}
     total = sum(kept.values()) + max(sum(update.values()), sum(rollout.values()))
-    return {name: math.ceil(size / _MIB) for name, size in (kept | update | rollout | {"peak": total}).items()}
+    return {
+        name: math.ceil(size / _MIB) for name, size in (kept | update | rollout | {"peak": total}).items()
+    }
 
 
 def _sizes(config: RunConfig) -> Sizes:
@@ -112,7 +114,7 @@ def _model(config: RunConfig) -> Qwen2VLConfig:
         known = Path(name).name.removesuffix("-Instruct")
         if known not in PUBLISHED:
             raise ConfigError(
-                f"model {name!r} is no folder, and its name is none of the published sizes ({', '.join(PUBLISHED)})"
+                f"model {name!r} is no folder, nor the name of a published size ({', '.join(PUBLISHED)})"
             ) from None
         return PUBLISHED[known]
 

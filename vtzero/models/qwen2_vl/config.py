@@ -80,7 +80,9 @@ class Qwen2VLConfig:
         )
 
 
-def _published(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocabulary: int) -> Qwen2VLConfig:
+def _published(
+    hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocabulary: int
+) -> Qwen2VLConfig:
     text = TextConfig(
         vocab_size=vocabulary,
         hidden_size=hidden,
