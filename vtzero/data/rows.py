@@ -35,7 +35,7 @@ class Rows(Protocol):
         """One row; raises RowError when it cannot be read."""
 
     def values(self, column: str, count: int) -> list[Any]:
-        """A column of the first `count` rows, the other columns unread; None where it cannot be read."""
+        """A column of the first `count` rows, the others unread; a RowError where it cannot be read."""
 
     def sizes(self, column: str, count: int) -> list[int]:
         """How much a column holds in each of the first `count` rows, its contents unread where possible.
@@ -76,13 +76,13 @@ class _Json:
         for index in range(count):
             try:
                 found.append(self.read(index).get(column))
-            except RowError:
-                found.append(None)
+            except RowError as error:
+                found.append(error)
         return found
 
     def sizes(self, column: str, count: int) -> list[int]:
         return [
-            len(value) if isinstance(value, list) else int(value is not None)
+            len(value) if isinstance(value, list) else int(not isinstance(value, RowError | None))
             for value in self.values(column, count)
         ]
 
@@ -184,7 +184,8 @@ class Parquet:
         return row
 
     def values(self, column: str, count: int) -> list[Any]:
-        return self._of_each_row(column, count, pa.Array.to_pylist, None)
+        unreadable = RowError(f"{column} cannot be read")
+        return self._of_each_row(column, count, pa.Array.to_pylist, unreadable)
 
     def sizes(self, column: str, count: int) -> list[int]:
         return self._of_each_row(self._smallest_leaf(column), count, _sizes, 0)
