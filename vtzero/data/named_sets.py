@@ -1,7 +1,7 @@
 """The training sets known by name: where the hub has them, and which columns their files have.
 
-Sources: the READMEs and loaders of turningpoint-ai/VisualThinker-R1-Zero, Deep-Agent/R1-V,
-FanqingM/R1-Multimodal-Journey, EvolvingLMMs-Lab/open-r1-multimodal and arijitray1993/SAT, and the data sets' cards.
+Sources: the data sets' cards, and the READMEs and loaders of turningpoint-ai/VisualThinker-R1-Zero,
+Deep-Agent/R1-V, FanqingM/R1-Multimodal-Journey, EvolvingLMMs-Lab/open-r1-multimodal and arijitray1993/SAT.
 Knows no rows.
 """
 
@@ -44,8 +44,8 @@ NAMED_SETS: dict[str, NamedSet] = {
     "sat_static": NamedSet(HubSet("array/SAT", None, "static"), (SAT,), _SAT_DYNAMIC),
     "clevr": NamedSet(HubSet("leonardPKU/clevr_cogen_a_train", None, "train"), (R1_V,)),
     "geoqa_r1v": NamedSet(HubSet("leonardPKU/GEOQA_R1V_Train_8K", None, "train"), (R1_V,)),
-    # R1-Multimodal-Journey's own 20,000 questions lie in its repository as JSON without the pictures, which its
-    # script joins to a parquet file; on the hub this copy of Geo170K has the pictures in its rows.
+    # R1-Multimodal-Journey's own 20,000 questions lie in its repository as JSON without the pictures, which
+    # its script joins to a parquet file; on the hub this copy of Geo170K has the pictures in its rows.
     "geo170k": NamedSet(
         HubSet("lmms-lab/LLaVA-OneVision-Data", "geo170k(qa)", "train"),
         (R1_V, GEO170K, GEO170K_CONVERSATIONS),

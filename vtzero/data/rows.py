@@ -1,4 +1,7 @@
-"""Rows of JSON, JSON-lines and parquet files by number, read when asked for. Knows no meaning of any column."""
+"""Rows of JSON, JSON-lines and parquet files by number, read when asked for.
+
+Knows no meaning of any column.
+"""
 
 import bisect
 import json
@@ -107,7 +110,9 @@ class JsonList(_Json):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not JSON ({_one_line(error)})") from error
         if not isinstance(self._rows, list):
-            raise ValueError(f"{path}: not a JSON list of objects; one object a line belongs in a .jsonl file")
+            raise ValueError(
+                f"{path}: not a JSON list of objects; one object a line belongs in a .jsonl file"
+            )
         self.columns = self._find_columns()
 
     def __len__(self) -> int:

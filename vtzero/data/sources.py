@@ -58,7 +58,10 @@ class SourceCounts:
 
 
 class Selected:
-    """The rows of a source that were asked for; `types` are the kinds of questions seen, None if not asked."""
+    """The rows of a source that were asked for.
+
+    `types` are the kinds of its questions; None where they have no kinds or nothing asked for them.
+    """
 
     def __init__(
         self, source: Source, rows: Sequence[int], counts: SourceCounts, types: frozenset[str] | None
@@ -185,7 +188,7 @@ def source_name(spec: str) -> str:
 
     Raises ValueError listing the known names when it is none of them.
     """
-    name, named, path = spec.partition("=")
+    name, named, _ = spec.partition("=")
     if name in known_sources():
         if named and name not in NAMED_SETS:
             raise ValueError(f"{spec}: {name} is drawn and takes no file; give {name} alone")
