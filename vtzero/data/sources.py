@@ -215,7 +215,7 @@ def _fetched(name: str, known: NamedSet, split: str, limit: int | None) -> str:
     try:
         return str(hub_file(hub, limit))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, here as {name}=FILE.parquet") from error
+        raise FileNotFoundError(f"{error}; as data give {name}=FILE.parquet") from error
 
 
 def _tasks(source: Source, count: int) -> Sequence[str | None] | None:
