@@ -116,6 +116,7 @@ class GroupPipeline:
                     f"the saved data state has {name} {state.get(name)}, but this run has {value}"
                 )
         self._iterator.set_state(state["iterator"])
+        self._rejected_in_a_row = [0] * len(self._sources)
 
     def close(self) -> None:
         """Stop preparing ahead."""
