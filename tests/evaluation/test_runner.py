@@ -17,8 +17,7 @@ from vtzero.data.example import Example
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
 from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
-from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.runner import evaluate, is_correct
+from vtzero.evaluation.runner import evaluate
 from vtzero.sampling.decode import DecodeSettings
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
@@ -164,8 +163,8 @@ def test_a_forced_opening_is_read_by_the_model_and_scored_with_its_words(setup, 
     example = benchmark.examples[0]
     assert item.prompt == processor.prepare(example, template).text
     assert item.output.startswith(OPENING)
-    assert [item.strict for item in result.items] == [item.answer == "red" for item in result.items]
-    assert sum(item.strict for item in result.items) == 3
+    assert [item.correct for item in result.items] == [item.answer == "red" for item in result.items]
+    assert sum(item.correct for item in result.items) == 3
 
 
 def test_after_a_forced_opening_the_model_says_what_it_says_to_the_longer_prompt(setup, benchmark):
@@ -180,20 +179,7 @@ def test_after_a_forced_opening_the_model_says_what_it_says_to_the_longer_prompt
 def test_open_questions_are_scored_by_their_text(setup):
     examples = [Example("1", "How many cubes?", "red"), Example("2", "How many cubes?", "re")]
     result = setup.evaluate(Benchmark("open", examples), forced_opening=OPENING)
-    assert [(item.choices, item.strict) for item in result.items] == [((), True), ((), False)]
-
-
-@pytest.mark.parametrize(
-    ("output", "expected"),
-    [
-        ("<answer> 4 Cubes. </answer>", (True, True)),
-        ("there are 4 cubes", (False, True)),
-        ("<answer> 5 cubes </answer>", (False, False)),
-        ("", (False, False)),
-    ],
-)
-def test_strict_and_lenient_of_an_open_question(output, expected):
-    assert is_correct(output, BenchmarkItem("1", "", "How many?", (), "4 cubes")) == expected
+    assert [(item.choices, item.correct) for item in result.items] == [((), True), ((), False)]
 
 
 def test_an_answer_among_no_choices_is_set_aside(setup):

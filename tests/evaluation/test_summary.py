@@ -10,15 +10,10 @@ from scipy.stats import binomtest
 
 from vtzero.data.example import Rejected
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.runner import (
-    EvaluationResult,
-    ItemResult,
-    is_correct,
-    summary,
-    wilson_interval,
-    write_result,
-)
+from vtzero.evaluation.results import EvaluationResult, ItemResult, ResultFiles, summary
 from vtzero.evaluation.tables import summary_table
+from vtzero.evaluation.totals import wilson_interval
+from vtzero.evaluation.verdicts import is_correct
 
 CHOICES = ("left", "right")
 

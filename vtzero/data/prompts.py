@@ -69,6 +69,16 @@ TEMPLATES: dict[str, PromptTemplate] = {
             "instruct_reason_eval", "{question}\n" + _TAGS + " in <answer> </answer> tags.", "chat"
         ),
         PromptTemplate("r1v", "{question}  " + _TAGS + " (number) in <answer> </answer> tags.", "chat"),
+        # R1-V's evaluations, of SuperCLEVR and of GeoQA, word it in two further ways.
+        PromptTemplate(
+            "r1v_superclevr_eval",
+            "{question} First output the thinking process in <think> </think>"
+            " and final answer (number) in <answer> </answer> tags.",
+            "chat",
+        ),
+        PromptTemplate(
+            "r1v_geoqa_eval", "{question} " + _TAGS + " (number) in <answer> </answer> tags.", "chat"
+        ),
         PromptTemplate("instruct_plain", "{question}", "chat"),
     )
 }
