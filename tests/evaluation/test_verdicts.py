@@ -3,7 +3,7 @@
 import pytest
 
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.verdicts import Verdict, is_correct, judge
+from vtzero.evaluation.verdicts import Verdict, check_answer, is_correct, judge
 
 CHOICES = BenchmarkItem("1", "", "Where?", ("table", "chair"), "table")
 
@@ -68,8 +68,13 @@ def test_a_number_is_compared_as_a_number(output, expected):
 
 
 @pytest.mark.parametrize(
-    ("scoring", "words"), [("superclevr", "'many' is not a whole number"), ("math", "'many' is not an expr")]
+    ("scoring", "words"), [("superclevr", "'many' is not a whole number"), ("math", "'many' is not a number")]
 )
 def test_an_answer_that_cannot_be_compared_is_an_error(scoring, words):
     with pytest.raises(ValueError, match=words):
-        judge("<answer>7</answer>", number("many"), scoring)
+        check_answer(number("many"), scoring)
+
+
+@pytest.mark.parametrize(("scoring", "answer"), [("superclevr", "4"), ("math", "-2.5"), ("geoqa", "140°")])
+def test_other_answers_are_fine(scoring, answer):
+    check_answer(number(answer), scoring)

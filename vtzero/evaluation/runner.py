@@ -19,7 +19,7 @@ from vtzero.data.prompts import PromptTemplate
 from vtzero.evaluation.benchmarks import Benchmark, as_asked, benchmark_item
 from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.results import EvaluationResult, ItemResult
-from vtzero.evaluation.verdicts import Scoring, judge
+from vtzero.evaluation.verdicts import Scoring, check_answer, judge
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
@@ -178,7 +178,7 @@ def _question(
 ) -> _Question | Rejected:
     try:
         item = benchmark_item(example)
-        judge("", item, scoring)  # what cannot be scored must not be asked
+        check_answer(item, scoring)
     except ValueError as error:
         return Rejected(example.id, str(error))
     prompt = processor.prepare(as_asked(example), template)

@@ -1,5 +1,6 @@
 """Which scorers judge the outputs of a benchmark, and what each of them says. Knows text and items only."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,9 @@ from vtzero.rewards.text import conclusion, tagged_answer, without_tags
 Scoring = Literal["choices", "paper_choices", "superclevr", "geoqa", "math"]
 """How a benchmark is scored: by the strict and lenient scorers, the paper's beside them, by R1-V's, or as
 numbers."""
+
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,12 @@ def judge(output: str, item: BenchmarkItem, scoring: Scoring) -> Verdict:
 
     "choices" and "paper_choices" follow `is_correct`; "superclevr" and "geoqa" are R1-V's own evaluations,
     of which the lenient verdict forgives missing tags too; "math" follows `math_correct`.
-
-    Raises ValueError for an item that cannot be scored in this way, whatever the output.
     """
     if scoring == "math":
         return Verdict(*math_correct(output, item))
     strictly, leniently = is_correct(output, item)
     if scoring in ("superclevr", "geoqa"):
-        own = _own(output, item, scoring)
+        own = SCORERS[scoring](output, item)
         return Verdict(own, own or leniently)
     return Verdict(
         strictly, leniently, SCORERS["paper"](output, item) if scoring == "paper_choices" else None
@@ -61,19 +63,17 @@ def math_correct(output: str, item: BenchmarkItem) -> tuple[bool, bool]:
 
     Strictly, the answer is the last closed `<answer>…</answer>`; leniently, where that is wrong, the last
     expression after `</think>`, tags or not.
-
-    Raises ValueError when the item's own answer is no expression.
     """
     gold = parse_math(item.answer)
-    if not gold:
-        raise ValueError(f"its answer {item.answer!r} is not an expression that math-verify reads")
     said = tagged_answer(output)
     if said is not None and verify_math(gold=gold, target=parse_math(said)):
         return True, True
     return False, verify_math(gold=gold, target=parse_math(without_tags(conclusion(output))))
 
 
-def _own(output: str, item: BenchmarkItem, name: Literal["superclevr", "geoqa"]) -> bool:
-    if name == "superclevr" and not item.answer.isdecimal():
+def check_answer(item: BenchmarkItem, scoring: Scoring) -> None:
+    """Raise ValueError when the item's own answer is none that its scorer can compare an output with."""
+    if scoring == "superclevr" and not item.answer.isdecimal():
         raise ValueError(f"its answer {item.answer!r} is not a whole number")
-    return SCORERS[name](output, item)
+    if scoring == "math" and not _NUMBER.fullmatch(item.answer):
+        raise ValueError(f"its answer {item.answer!r} is not a number")
