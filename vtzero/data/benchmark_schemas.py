@@ -1,6 +1,6 @@
-"""What the columns of the test sets mean that no training set shares: VSR, GSM8K, AIME 2024.
+"""What the columns of the test sets mean that no training set shares: VSR, AIME 2024.
 
-Columns as published: cambridgeltl/vsr_random, openai/gsm8k, HuggingFaceH4/aime_2024. Knows no file formats.
+Columns as published: cambridgeltl/vsr_random, HuggingFaceH4/aime_2024. Knows no file formats.
 """
 
 from dataclasses import replace
@@ -56,15 +56,6 @@ def _found(name: str, folder: Path) -> Path:
     return path
 
 
-def _read_gsm8k(row: Row, place: Place) -> Example:
-    """The answer is what follows "####" in the worked solution, without the commas of thousands."""
-    _, mark, last = _present(row, "answer").rpartition("####")
-    if not mark or not last.strip():
-        raise RowError('the answer has no "#### " before its last number')
-    own = {"question": row.get("question"), "answer": last.strip().replace(",", "")}
-    return replace(OWN.read(own, place), columns=dict(row))
-
-
 def _read_aime(row: Row, place: Place) -> Example:
     own = {"id": row.get("id"), "question": _present(row, "problem"), "answer": row.get("answer")}
     return replace(OWN.read(own, place), columns=dict(row))
@@ -78,5 +69,4 @@ def _present(row: Row, name: str) -> str:
 
 
 VSR = Schema("VSR", ("image", "caption", "label"), _read_vsr)
-GSM8K = Schema("GSM8K", ("question", "answer"), _read_gsm8k)
 AIME24 = Schema("AIME 2024", ("problem", "answer"), _read_aime)

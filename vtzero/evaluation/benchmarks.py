@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vtzero.data.benchmark_schemas import AIME24, GSM8K, VSR, coco_image
+from vtzero.data.benchmark_schemas import AIME24, VSR, coco_image
 from vtzero.data.example import Example, Rejected
 from vtzero.data.hub import HubSet, hub_file
 from vtzero.data.image_links import fetched_image, link_folder
 from vtzero.data.rows import Row, RowError, Rows, open_rows
-from vtzero.data.schemas import SCHEMAS, Place, Schema
+from vtzero.data.schemas import GSM8K, SCHEMAS, Place, Schema
 from vtzero.data.sources import Source, open_source
 from vtzero.evaluation.extraction import resolve_choice
 from vtzero.evaluation.items import BenchmarkItem
