@@ -56,11 +56,19 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _verb(verbs, "eval", _eval, "accuracy of a model on a benchmark")
     _model_arguments(evaluate)
-    evaluate.add_argument("--benchmark", default="scenes", help="'scenes', or a jsonl or parquet file")
+    evaluate.add_argument(
+        "--benchmark", default="scenes", help="NAME (from the hub), NAME=FILE, or a jsonl or parquet file"
+    )
+    evaluate.add_argument("--image-folder", type=Path, help="where the images are that the rows name")
+    evaluate.add_argument("--fetch-images", action="store_true", help="fetch missing images from their links")
     evaluate.add_argument("--limit", type=int, help="only the first N items")
     evaluate.add_argument("--batch-size", type=int, default=64)
+    evaluate.add_argument("--repetition-penalty", type=float, default=1.0)
     evaluate.add_argument("--opening", default="", help="text put at the start of every answer")
-    evaluate.add_argument("--out", type=Path, help="folder for eval/BENCHMARK-0.json and .jsonl")
+    evaluate.add_argument(
+        "--out", type=Path, help="folder for eval/BENCHMARK-0.json and .jsonl; a second start continues"
+    )
+    evaluate.add_argument("--overwrite", action="store_true", help="start afresh what is in --out")
 
     rescore = _verb(verbs, "rescore", _rescore, "score saved outputs again, without a model")
     rescore.add_argument("file", type=Path, help="eval/BENCHMARK-STEP.jsonl, or outputs of BLINK or R1-V")
@@ -134,16 +142,18 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
-    from vtzero.training.inference import evaluate_model
+    from vtzero.training.inference import EvalSettings, evaluate_model
 
-    return evaluate_model(
-        _model_settings(known),
-        known.benchmark,
+    asked = EvalSettings(
+        benchmark=known.benchmark,
         limit=known.limit,
         batch_size=known.batch_size,
         opening=known.opening,
-        out=known.out,
+        repetition_penalty=known.repetition_penalty,
+        image_folder=known.image_folder,
+        fetch_images=known.fetch_images,
     )
+    return evaluate_model(_model_settings(known), asked, out=known.out, overwrite=known.overwrite)
 
 
 def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:

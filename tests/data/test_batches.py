@@ -85,6 +85,18 @@ def test_what_does_not_fit_says_why_and_the_way_out(prompts):
     assert rejected.id == "e0"
 
 
+def test_more_images_than_the_bucket_holds_names_max_images(prompts):
+    image, _, two = prompts
+    tokens, patches = len(two.ids), len(two.patches)
+    assert fits(two, Buckets(tokens, patches)) is None
+    assert fits(two, Buckets(tokens, patches - 4)).reason == (
+        f"prompt has 2 images of {patches} patches, the bucket holds {patches - 4} "
+        "(raise max_images or lower max_pixels)"
+    )
+    assert "1 image of" in fits(image, Buckets(tokens, 0)).reason
+    assert "the bucket holds 0 (raise max_images" in fits(image, Buckets(tokens, 0)).reason
+
+
 def test_collate_refuses_what_does_not_fit(prompts):
     with pytest.raises(ValueError, match="e0: prompt has"):
         collate(prompts, Buckets(20, 100), PAD)

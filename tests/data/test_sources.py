@@ -198,14 +198,6 @@ def test_sat_with_plain_bytes_and_several_images(tmp_path):
     ]
 
 
-def test_sat_rejections(tmp_path):
-    rows = [sat_row(0, correct_answer="below"), sat_row(1, images=2), sat_row(2)]
-    source = open_source(write_parquet(tmp_path / "SAT.parquet", rows), max_images=1)
-    assert "'below' is not among the options" in source[0].reason
-    assert source[1].reason == "it has 2 images; max_images is 1"
-    assert isinstance(source[2], Example)
-
-
 def cv_bench_row(answer="(B)", **changes):
     row = {
         "idx": 4,
@@ -328,7 +320,7 @@ def test_missing_empty_damaged_and_unknown_files(tmp_path):
     (tmp_path / "d.parquet").write_bytes(b"PAR1 this is not parquet")
     with pytest.raises(ValueError, match=r"d\.parquet: not a readable parquet file"):
         open_source(tmp_path / "d.parquet")
-    with pytest.raises(ValueError, match=r"not a \.jsonl or \.parquet file, nor a known source"):
+    with pytest.raises(ValueError, match=r"not a \.json, \.jsonl or \.parquet file, nor a known source"):
         open_source("no_such_name")
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks open by name or by file; their items carry an answer that the scorers read as it is meant."""
+"""Benchmarks open by file; their items carry an answer that the scorers read as it is meant."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vtzero.data.example import Example, Rejected
-from vtzero.evaluation.benchmarks import as_asked, benchmark_item, open_benchmark
+from vtzero.evaluation.benchmarks import BENCHMARKS, as_asked, benchmark_item, open_benchmark
 from vtzero.evaluation.scorers import SCORERS, gold_index
 
 ASKED = "How many cubes are there? Select from the following choices.\n(A) 2\n(B) 3"
@@ -107,8 +107,9 @@ def test_an_answer_that_is_no_choice_is_refused():
 
 
 def test_unknown_names_and_missing_files_say_what_exists(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown benchmark 'cvbench'; give scenes, or the path") as caught:
+    with pytest.raises(ValueError, match=r"unknown benchmark 'cvbench'; give scenes, cv_bench,") as caught:
         open_benchmark("cvbench")
+    assert all(name in str(caught.value) for name in BENCHMARKS)
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file"):
         open_benchmark(tmp_path / "none.jsonl")

@@ -10,22 +10,41 @@ from scipy.stats import binomtest
 
 from vtzero.data.example import Rejected
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.runner import (
-    EvaluationResult,
-    ItemResult,
-    is_correct,
-    summary,
-    wilson_interval,
-    write_result,
-)
+from vtzero.evaluation.results import EvaluationResult, ItemResult, ResultFiles, summary
 from vtzero.evaluation.tables import summary_table
+from vtzero.evaluation.totals import wilson_interval
+from vtzero.evaluation.verdicts import is_correct
 
 CHOICES = ("left", "right")
 
 
-def item(name, task, output, tokens, *, terminated=True, answer="right"):
+SETTINGS = {"model": "tiny", "prompt_template": "r1_zero_base", "max_pixels": 1000, "temperature": 0.0}
+
+
+def item(name, task, output, tokens, *, terminated=True, answer="right", paper=None):
     strict, lenient = is_correct(output, BenchmarkItem(name, task, "Where?", CHOICES, answer))
-    return ItemResult(name, task, "Where? ", CHOICES, answer, output, tokens, terminated, strict, lenient)
+    return ItemResult(
+        task=task,
+        id=name,
+        index=ord(name) - ord("a"),
+        question="Where?",
+        prompt="Where? ",
+        choices=CHOICES,
+        answer=answer,
+        output=output,
+        correct=strict,
+        correct_lenient=lenient,
+        tokens=tokens,
+        terminated=terminated,
+        correct_paper=paper,
+        source=None if paper is None else "COCO",
+    )
+
+
+def write_all(folder, name, step, result):
+    files = ResultFiles(folder, name, step, SETTINGS, overwrite=True)
+    files.finish(result)
+    return files.path
 
 
 @pytest.fixture
@@ -94,12 +113,24 @@ def test_items_without_a_task_are_counted_together():
     assert {name: task["n"] for name, task in figures["tasks"].items()} == {"no task": 2}
 
 
+def test_the_papers_verdict_is_counted_where_it_was_given():
+    items = [item("a", "T", "a chair", 1, paper=True), item("b", "T", "no", 1, paper=False)]
+    figures = summary(EvaluationResult(items, []))
+    assert (figures["accuracy"], figures["accuracy_paper"]) == (0.0, 50.0)
+    low, high = wilson_interval(1, 2)
+    assert figures["tasks"]["T"]["accuracy_paper_interval"] == [100 * low, 100 * high]
+
+
+def test_the_papers_verdict_is_no_figure_where_it_is_missing(result):
+    assert "accuracy_paper" not in summary(result)
+
+
 def test_files(result, tmp_path):
-    path = write_result(tmp_path, "cv", 300, result)
+    path = write_all(tmp_path, "cv", 300, result)
     assert path == tmp_path / "eval" / "cv-300.json"
     assert sorted(file.name for file in path.parent.iterdir()) == ["cv-300.json", "cv-300.jsonl"]
     stored = json.loads(path.read_text())
-    assert stored == summary(result) | {
+    assert stored == SETTINGS | summary(result) | {
         "benchmark": "cv",
         "step": 300,
         "rejected_items": [{"id": "e", "reason": "the image is broken"}],
@@ -108,6 +139,8 @@ def test_files(result, tmp_path):
     assert lines[0] == {
         "task": "Depth",
         "id": "a",
+        "index": 0,
+        "question": "Where?",
         "prompt": "Where? ",
         "choices": ["left", "right"],
         "answer": "right",
@@ -120,20 +153,70 @@ def test_files(result, tmp_path):
     assert [line["output"] for line in lines] == [item.output for item in result.items]
 
 
+def test_the_source_and_the_papers_verdict_are_stored(tmp_path):
+    path = write_all(tmp_path, "cv", 0, EvaluationResult([item("a", "T", "left", 1, paper=False)], []))
+    stored = json.loads(path.with_suffix(".jsonl").read_text())
+    assert (stored["source"], stored["correct_paper"]) == ("COCO", False)
+
+
 def test_stored_items_can_be_scored_again(result, tmp_path):
-    path = write_result(tmp_path, "cv", 0, result).with_suffix(".jsonl")
+    path = write_all(tmp_path, "cv", 0, result).with_suffix(".jsonl")
     for line in path.read_bytes().splitlines():
         row = json.loads(line)
-        stored = BenchmarkItem(row["id"], row["task"], row["prompt"], row["choices"], row["answer"])
+        stored = BenchmarkItem(row["id"], row["task"], row["question"], row["choices"], row["answer"])
         assert is_correct(row["output"], stored) == (row["correct"], row["correct_lenient"])
 
 
-def test_writing_again_replaces_both_files(result, tmp_path):
-    write_result(tmp_path, "cv", 1, result)
-    path = write_result(tmp_path, "cv", 1, EvaluationResult(result.items[:2], []))
+def test_starting_afresh_replaces_both_files(result, tmp_path):
+    write_all(tmp_path, "cv", 1, result)
+    path = write_all(tmp_path, "cv", 1, EvaluationResult(result.items[:2], []))
     assert json.loads(path.read_text())["n"] == 2
     assert len(path.with_suffix(".jsonl").read_bytes().splitlines()) == 2
     assert len(list(path.parent.iterdir())) == 2
+
+
+def test_what_was_answered_is_read_back(result, tmp_path):
+    ResultFiles(tmp_path, "cv", 0, SETTINGS).append(result.items)
+    again = ResultFiles(tmp_path, "cv", 0, SETTINGS)
+    assert again.figures() is None
+    assert again.done() == result.items
+
+
+def test_a_cut_line_and_the_rest_of_its_batch_are_asked_again(result, tmp_path):
+    ResultFiles(tmp_path, "cv", 0, SETTINGS).append(result.items)
+    items = tmp_path / "eval" / "cv-0.jsonl"
+    items.write_bytes(items.read_bytes()[:-10])
+    again = ResultFiles(tmp_path, "cv", 0, SETTINGS)
+    assert again.done(batch_size=2) == result.items[:2]
+    again.append(result.items[2:])
+    assert again.done(batch_size=2) == result.items
+
+
+def test_a_finished_evaluation_gives_its_figures(result, tmp_path):
+    ResultFiles(tmp_path, "cv", 0, SETTINGS).finish(result)
+    figures = ResultFiles(tmp_path, "cv", 0, SETTINGS).figures()
+    assert figures == {"benchmark": "cv", "step": 0} | SETTINGS | summary(result)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_results_of_other_settings_are_not_mixed(result, tmp_path, finished):
+    files = ResultFiles(tmp_path, "cv", 0, SETTINGS)
+    files.append(result.items[:1])
+    if finished:
+        files.finish(result)
+    other = SETTINGS | {"max_pixels": 2000}
+    with pytest.raises(ValueError, match=r"another max_pixels 1000, now 2000; .*--overwrite") as caught:
+        ResultFiles(tmp_path, "cv", 0, other)
+    assert "\n" not in str(caught.value)
+    afresh = ResultFiles(tmp_path, "cv", 0, other, overwrite=True)
+    assert (afresh.figures(), afresh.done()) == (None, [])
+
+
+def test_items_that_lost_their_settings_are_not_mixed(result, tmp_path):
+    ResultFiles(tmp_path, "cv", 0, SETTINGS).append(result.items[:1])
+    (tmp_path / "eval" / "cv-0.settings.json").unlink()
+    with pytest.raises(ValueError, match="not how it was asked for"):
+        ResultFiles(tmp_path, "cv", 0, SETTINGS)
 
 
 def printed(table):
@@ -157,3 +240,15 @@ def test_table_of_nothing():
     text = printed(summary_table(summary(EvaluationResult([], [Rejected("e", "broken")]))))
     assert "nan" not in text
     assert "1 rejected" in text
+
+
+def test_the_papers_accuracy_has_a_column_where_it_is():
+    items = [item("a", "T", "a chair", 1, paper=True), item("b", "T", "no", 1, paper=True)]
+    assert "100.00" in printed(summary_table(summary(EvaluationResult(items, []))))
+
+
+def test_many_tasks_are_left_to_the_file():
+    items = [item("a", f"relation {number}", "left", 1) for number in range(60)]
+    text = printed(summary_table(summary(EvaluationResult(items, []))))
+    assert "60 tasks, each in the summary file" in text
+    assert "relation 7" not in text

@@ -31,8 +31,12 @@ def fits(prompt: PreparedPrompt, buckets: Buckets) -> Rejected | None:
         way_out = "raise max_prompt_length or lower max_pixels" if patches else "raise max_prompt_length"
         return Rejected(prompt.id, f"prompt has {tokens} tokens, {limit} ({way_out})")
     if patches > buckets.patches:
+        images = int(prompt.segments.max())
         limit = f"the bucket holds {buckets.patches}"
-        return Rejected(prompt.id, f"prompt has {patches} image patches, {limit} (lower max_pixels)")
+        if images == 1 and buckets.patches:
+            return Rejected(prompt.id, f"prompt has {patches} image patches, {limit} (lower max_pixels)")
+        what = f"{images} image{'s' if images > 1 else ''} of {patches} patches"
+        return Rejected(prompt.id, f"prompt has {what}, {limit} (raise max_images or lower max_pixels)")
     return None
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import grain
 
 from vtzero.data.batches import Buckets, collate, fits
-from vtzero.data.example import Example, Rejected
+from vtzero.data.example import Rejected
+from vtzero.data.mixture import Drawn, EndlessRows, Mixture, alone
 from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import PromptTemplate
 from vtzero.data.sources import Source
@@ -28,7 +29,7 @@ class PromptBatch:
 
 
 class GroupPipeline:
-    """Draws batches from a source for ever, each epoch in another order.
+    """Draws batches from a source, or from several in their shares, for ever, each epoch in another order.
 
     With several processes, process i takes the i-th of every `process_count` rows of one common order, so
     that together they read each epoch exactly once, and none reads a row of another's.
@@ -36,7 +37,7 @@ class GroupPipeline:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | Mixture,
         processor: Processor,
         template: PromptTemplate,
         buckets: Buckets,
@@ -51,23 +52,29 @@ class GroupPipeline:
         """`prefetch` prompts are prepared ahead by `num_threads` threads (0: none).
 
         After `max_rejected` rejections in a row drawing ends with an error; None stands for 1000, or twice
-        around a smaller source. Raises ValueError when the source is empty or a number is out of range.
+        around a smaller source. Each source counts its own. Raises ValueError when a source is empty or a
+        number is out of range.
         """
-        if not len(source):
-            raise ValueError(f"{source!r} holds no rows")
+        mixture = source if isinstance(source, Mixture) else alone(source)
+        for each in mixture.sources:
+            if not len(each):
+                raise ValueError(f"{each!r} holds no rows")
         if not 0 <= process_index < process_count:
             raise ValueError(f"process_index {process_index} must be from 0 to {process_count - 1}")
-        self._source, self._processor = source, processor
+        self._sources, self._processor = mixture.sources, processor
         self._template, self._buckets = template, buckets
         self._identity = {
-            "rows": len(source),
+            **_identity(mixture),
             "seed": seed,
             "process_index": process_index,
             "process_count": process_count,
         }
         # Twice, since two half epochs need not show every row; and a process sees its share of each only.
-        self._max_rejected = max_rejected or min(1000, 2 * len(source) * process_count)
-        rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+        self._max_rejected = [
+            max_rejected or min(1000, 2 * len(each) * process_count) for each in mixture.sources
+        ]
+        self._rejected_in_a_row = [0] * len(mixture.sources)
+        rows = grain.MapDataset.source(EndlessRows(mixture, seed))
         options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
         self._iterator = iter(
             rows[process_index::process_count].map(self._prepare).to_iter_dataset(read_options=options)
@@ -76,23 +83,22 @@ class GroupPipeline:
     def next_batch(self, batch_size: int) -> PromptBatch:
         """The next `batch_size` prompts that fit the bucket, and the rows rejected on the way.
 
-        Raises ValueError when too many rows in a row were rejected.
+        Raises ValueError when too many rows of a source in a row were rejected.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         prompts: list[PreparedPrompt] = []
         rejected: list[Rejected] = []
-        in_a_row = 0
         while len(prompts) < batch_size:
-            drawn = next(self._iterator)
+            source, drawn = next(self._iterator)
             if isinstance(drawn, PreparedPrompt):
                 prompts.append(drawn)
-                in_a_row = 0
+                self._rejected_in_a_row[source] = 0
                 continue
             rejected.append(drawn)
-            in_a_row += 1
-            if in_a_row >= self._max_rejected:
-                raise ValueError(self._exhausted(in_a_row, drawn))
+            self._rejected_in_a_row[source] += 1
+            if self._rejected_in_a_row[source] >= self._max_rejected[source]:
+                raise ValueError(self._exhausted(source, drawn))
         return PromptBatch(prompts, collate(prompts, self._buckets, self._processor.pad_id), rejected)
 
     def get_state(self) -> dict[str, Any]:
@@ -110,22 +116,32 @@ class GroupPipeline:
                     f"the saved data state has {name} {state.get(name)}, but this run has {value}"
                 )
         self._iterator.set_state(state["iterator"])
+        self._rejected_in_a_row = [0] * len(self._sources)
 
     def close(self) -> None:
         """Stop preparing ahead."""
         self._iterator.close()
 
-    def _prepare(self, row: Example | Rejected) -> PreparedPrompt | Rejected:
+    def _prepare(self, drawn: Drawn) -> tuple[int, PreparedPrompt | Rejected]:
+        source, row = drawn
         if isinstance(row, Rejected):
-            return row
+            return source, row
         prepared = self._processor.prepare(row, self._template)
         if isinstance(prepared, Rejected):
-            return prepared
-        return fits(prepared, self._buckets) or prepared
+            return source, prepared
+        return source, fits(prepared, self._buckets) or prepared
 
-    def _exhausted(self, count: int, last: Rejected) -> str:
-        every = count >= len(self._source)
+    def _exhausted(self, number: int, last: Rejected) -> str:
+        source, count = self._sources[number], self._rejected_in_a_row[number]
+        every = count >= len(source)
         which = "every row" if every else f"{count} rows in a row"
         were = "was" if every else "were"
-        reason = f"the last reason, of {last.id}: {last.reason}"
-        return f"{which} of {self._source!r} {were} rejected; {reason}"
+        return f"{which} of {source!r} {were} rejected; the last reason, of {last.id}: {last.reason}"
+
+
+def _identity(mixture: Mixture) -> dict[str, Any]:
+    """What a saved state must have been made with."""
+    if len(mixture.sources) == 1:
+        return {"rows": len(mixture)}
+    rows = {name: len(source) for name, source in zip(mixture.names, mixture.sources, strict=True)}
+    return {"rows": rows, "block": list(mixture.block)}

@@ -1,4 +1,7 @@
-"""Rows of JSON-lines and parquet files by number, read when asked for. Knows no meaning of any column."""
+"""Rows of JSON, JSON-lines and parquet files by number, read when asked for.
+
+Knows no meaning of any column.
+"""
 
 import bisect
 import json
@@ -10,6 +13,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 Row = Mapping[str, Any]
@@ -33,24 +37,98 @@ class Rows(Protocol):
     def read(self, index: int) -> Row:
         """One row; raises RowError when it cannot be read."""
 
+    def values(self, column: str, count: int) -> list[Any]:
+        """A column of the first `count` rows, the others unread; a RowError where it cannot be read."""
+
+    def sizes(self, column: str, count: int) -> list[int]:
+        """How much a column holds in each of the first `count` rows, its contents unread where possible.
+
+        The length of a list, 1 for anything else, 0 for nothing and where it cannot be read.
+        """
+
 
 def open_rows(path: Path) -> Rows:
-    """Open a `.jsonl` or `.parquet` file.
+    """Open a `.json` (one list of objects), `.jsonl` or `.parquet` file.
 
     Raises FileNotFoundError when there is none, ValueError when it is of another kind, damaged or empty.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    kinds: dict[str, Callable[[Path], Rows]] = {".jsonl": JsonLines, ".parquet": Parquet}
+    kinds: dict[str, Callable[[Path], Rows]] = {".json": JsonList, ".jsonl": JsonLines, ".parquet": Parquet}
     if path.suffix not in kinds:
-        raise ValueError(f"{path}: the file must end in .jsonl or .parquet")
+        raise ValueError(f"{path}: the file must end in {', '.join(kinds)}")
     rows = kinds[path.suffix](path)
     if not len(rows):
         raise ValueError(f"{path}: the file holds no rows")
     return rows
 
 
-class JsonLines:
+class _Json:
+    """What files of JSON objects have in common."""
+
+    path: Path
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, index: int) -> Row:
+        raise NotImplementedError
+
+    def values(self, column: str, count: int) -> list[Any]:
+        found = []
+        for index in range(count):
+            try:
+                found.append(self.read(index).get(column))
+            except RowError as error:
+                found.append(error)
+        return found
+
+    def sizes(self, column: str, count: int) -> list[int]:
+        return [
+            len(value) if isinstance(value, list) else int(not isinstance(value, RowError | None))
+            for value in self.values(column, count)
+        ]
+
+    def _find_columns(self) -> tuple[str, ...]:
+        """Every key in the first thousand rows: a row may leave one out, or be damaged."""
+        found: dict[str, None] = {}
+        for index in range(min(len(self), 1000)):
+            try:
+                found.update(dict.fromkeys(self.read(index)))
+            except RowError:
+                continue
+        return tuple(found)
+
+
+class JsonList(_Json):
+    """A file that is one JSON list of objects; it is read whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._rows = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: not JSON ({_one_line(error)})") from error
+        if not isinstance(self._rows, list):
+            raise ValueError(
+                f"{path}: not a JSON list of objects; one object a line belongs in a .jsonl file"
+            )
+        self.columns = self._find_columns()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def label(self, index: int) -> str:
+        return f"{self.path.name}:{index}"
+
+    def read(self, index: int) -> Row:
+        row = self._rows[index]
+        if not isinstance(row, dict):
+            raise RowError(f"entry {index} is not a JSON object")
+        return row
+
+
+class JsonLines(_Json):
     """A file of one JSON object a line; blank lines do not count."""
 
     def __init__(self, path: Path):
@@ -74,16 +152,6 @@ class JsonLines:
         if not isinstance(row, dict):
             raise RowError(f"line {number} is not a JSON object")
         return row
-
-    def _find_columns(self) -> tuple[str, ...]:
-        """Every key in the first thousand lines: a line may leave one out, or be damaged."""
-        found: dict[str, None] = {}
-        for index in range(min(len(self), 1000)):
-            try:
-                found.update(dict.fromkeys(self.read(index)))
-            except RowError:
-                continue
-        return tuple(found)
 
 
 class Parquet:
@@ -120,10 +188,55 @@ class Parquet:
             raise RowError(f"row {index} cannot be read ({_one_line(error)})") from error
         return row
 
+    def values(self, column: str, count: int) -> list[Any]:
+        unreadable = RowError(f"{column} cannot be read")
+        return self._of_each_row(column, count, pa.Array.to_pylist, unreadable)
+
+    def sizes(self, column: str, count: int) -> list[int]:
+        return self._of_each_row(self._smallest_leaf(column), count, _sizes, 0)
+
+    def _of_each_row(
+        self, leaf: str, count: int, measure: Callable[[pa.Array], list[Any]], unreadable: Any
+    ) -> list[Any]:
+        """`measure` of a column's pieces, for the first rows; `unreadable` for a damaged row group's."""
+        found: list[Any] = []
+        for number, end in enumerate(self._ends):
+            if len(found) >= count:
+                break
+            rows: list[Any] = []
+            try:
+                with self._lock:
+                    for batch in self._file.iter_batches(256, row_groups=[number], columns=[leaf]):
+                        rows += measure(batch.column(0))
+            except (pa.ArrowException, OSError):
+                rows = [unreadable] * (end - len(found))
+            found += rows
+        return found[:count]
+
+    def _smallest_leaf(self, column: str) -> str:
+        """Of the arrays that a nested column is stored as, the one with the fewest bytes."""
+        metadata = self._file.metadata
+        sizes: dict[str, int] = {}
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for place in range(metadata.num_columns):
+                leaf = group.column(place)
+                if leaf.path_in_schema == column or leaf.path_in_schema.startswith(f"{column}."):
+                    sizes[leaf.path_in_schema] = (
+                        sizes.get(leaf.path_in_schema, 0) + leaf.total_compressed_size
+                    )
+        return min(sizes, key=sizes.__getitem__)
+
     def _read_group(self, number: int) -> pa.Table:
         # In small batches: Arrow cannot hold more than 2 GB of nested bytes, such as images, in one piece.
         batches = self._file.iter_batches(batch_size=64, row_groups=[number])
         return pa.Table.from_batches(list(batches), schema=self._file.schema_arrow)
+
+
+def _sizes(column: pa.Array) -> list[int]:
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    sizes = pc.list_value_length(column) if is_list else pc.is_valid(column)
+    return [int(size or 0) for size in sizes.to_pylist()]
 
 
 def _one_line(error: Exception) -> str:

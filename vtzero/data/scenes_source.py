@@ -8,6 +8,7 @@ from PIL import Image
 from vtzero.data.example import Example
 from vtzero.data.sources import Source, register_source
 from vtzero.scenes.dataset import SPLITS, scene_item
+from vtzero.scenes.questions import FAMILIES
 from vtzero.scenes.world import Split
 
 LENGTHS: dict[Split, int] = {"train": 100_000, "test": 2_000}
@@ -36,6 +37,14 @@ class ScenesSource:
             options=item.question.options,
             task=item.question.task,
         )
+
+    def tasks(self, count: int) -> list[str]:
+        """The families of the first items."""
+        return [FAMILIES[index % len(FAMILIES)] for index in range(count)]
+
+    def image_counts(self, count: int) -> list[int]:
+        """One picture an item."""
+        return [1] * count
 
     def __repr__(self) -> str:
         return f"scenes ({self._split})"

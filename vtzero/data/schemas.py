@@ -2,10 +2,11 @@
 
 Columns as published: SAT (array/SAT), CV-Bench (nyu-visionx/CV-Bench), BLINK (BLINK-Benchmark/BLINK), the
 `problem`/`solution` pairs of R1-V and open-r1-multimodal (CLEVR, GeoQA), R1-V's test files; a person's own.
+Geo170K, GSM8K and MATH have columns that others have too: a data set's name alone chooses those schemas.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Schema:
-    """A set of columns, and how a row of them becomes an Example (raising RowError when it cannot)."""
+    """A set of columns, and how a row of them becomes an Example (raising RowError when it cannot).
+
+    `images` are the columns that hold images and `task` the one that holds the kind of question; a file may
+    lack them.
+    """
 
     name: str
     required: tuple[str, ...]
     read: Callable[[Row, Place], Example]
+    images: tuple[str, ...] = ("image", "images")
+    task: str = "task"
 
 
 def recognise(columns: Collection[str], where: str) -> Schema:
@@ -43,6 +50,22 @@ def recognise(columns: Collection[str], where: str) -> Schema:
             return schema
     expected = "; ".join(f"{schema.name}: {', '.join(schema.required)}" for schema in SCHEMAS)
     raise ValueError(f"{where}: its columns are {_listed(columns)}, but one of these is expected: {expected}")
+
+
+def named_schema(schemas: Sequence[Schema], columns: Collection[str], where: str, name: str) -> Schema:
+    """The first of a named data set's schemas whose columns are all there.
+
+    Raises ValueError naming the file, the columns that the nearest schema misses, and those found.
+    """
+    missing = [[column for column in schema.required if column not in columns] for schema in schemas]
+    nearest = min(range(len(schemas)), key=lambda number: len(missing[number]))
+    if not missing[nearest]:
+        return schemas[nearest]
+    plural = "s" if len(missing[nearest]) > 1 else ""
+    raise ValueError(
+        f"{where}: it lacks the column{plural} {', '.join(missing[nearest])} that {name} has "
+        f"(its columns are {_listed(columns)})"
+    )
 
 
 def _check_own(schema: Schema, columns: Collection[str], where: str) -> None:
@@ -63,6 +86,8 @@ def _check_own(schema: Schema, columns: Collection[str], where: str) -> None:
 def _read_own(row: Row, place: Place) -> Example:
     options = tuple(_texts(row, "options")) if row.get("options") is not None else ()
     answer = _text(row, "answer").strip()
+    if re.search(r"^#### ", answer, re.MULTILINE):
+        raise RowError("the answer ends like GSM8K's in '####'; name the file as gsm8k=FILE")
     return Example(
         id=place.id if row.get("id") is None else _text(row, "id"),
         question=_text(row, "question"),
@@ -93,8 +118,11 @@ def _read_cv_bench(row: Row, place: Place) -> Example:
     return _lettered(row, place, ("image",), task=str(row.get("task") or ""))
 
 
+_BLINK_IMAGES = ("image_1", "image_2", "image_3", "image_4")
+
+
 def _read_blink(row: Row, place: Place) -> Example:
-    names = [name for name in ("image_1", "image_2", "image_3", "image_4") if row.get(name) is not None]
+    names = [name for name in _BLINK_IMAGES if row.get(name) is not None]
     return _lettered(row, place, tuple(names), task=str(row.get("sub_task") or ""))
 
 
@@ -132,13 +160,92 @@ def _read_test_file(row: Row, place: Place) -> Example:
     )
 
 
+def _read_geo170k(row: Row, place: Place) -> Example:
+    """Geo170K's questions as R1-Multimodal-Journey has them: the answer is the letter of "Answer: B"."""
+    return _geometry(row, place, _text(row, "question"), _text(row, "answer"))
+
+
+def _read_geo170k_conversation(row: Row, place: Place) -> Example:
+    """LLaVA's layout: `conversations` of {"from", "value"}; of several questions the first is asked."""
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or len(turns) < 2:
+        raise RowError("conversations holds no question with its answer")
+    question, answer = (_text(turn, "value") for turn in turns[:2])
+    return _geometry(row, place, question.replace("<image>", "").strip(), answer)
+
+
+def _geometry(row: Row, place: Place, question: str, explained: str) -> Example:
+    found = re.search(_GEO170K_ANSWER, explained)
+    if found is None:
+        raise RowError("the answer has no letter after 'Answer:'")
+    # As R1-Multimodal-Journey's gen_dataset.py builds it.
+    thought = re.sub(_GEO170K_ANSWER, "", explained).strip()
+    solution = f"<think>{thought}</think> <answer>{found.group(1)}</answer>"
+    return Example(
+        id=place.id,
+        question=question,
+        answer=found.group(1),
+        images=(_image(row.get("image"), "image", place.folder),),
+        columns=_rest(row) | {"solution": solution},
+    )
+
+
+_GEO170K_ANSWER = r"Answer:\s*([A-Z])"
+
+
+def _read_gsm8k(row: Row, place: Place) -> Example:
+    """The number after "####", without the commas between thousands; `solution` keeps the whole answer."""
+    explained = _text(row, "answer")
+    _, marked, answer = explained.rpartition("####")
+    if not marked or not answer.strip():
+        raise RowError("the answer has no number after '####'")
+    columns = _rest(row) | {"solution": explained}
+    return Example(place.id, _text(row, "question"), answer.strip().replace(",", ""), columns=columns)
+
+
+def _read_math(row: Row, place: Place) -> Example:
+    """MATH: what stands in the last box of `solution`, or the column `answer` where there is one."""
+    stated = row.get("answer") is not None
+    answer = _text(row, "answer").strip() if stated else last_boxed(_text(row, "solution"))
+    if not answer:
+        raise RowError("solution holds no \\boxed{answer}")
+    task = str(row.get("type") or row.get("subject") or "")
+    return Example(place.id, _text(row, "problem"), answer, task=task, columns=_rest(row))
+
+
+def last_boxed(solution: str) -> str:
+    r"""The contents of the last `\boxed{...}` or `\fbox{...}`, braces within it balanced; else ""."""
+    opened = [match.end() for match in re.finditer(r"\\(?:boxed|fbox)\s*\{", solution)]
+    if not opened:
+        return ""
+    depth = 1
+    for place in range(opened[-1], len(solution)):
+        depth += {"{": 1, "}": -1}.get(solution[place], 0)
+        if depth == 0:
+            return solution[opened[-1] : place].strip()
+    return ""
+
+
 OWN = Schema("your own data", ("question", "answer"), _read_own)
+SAT = Schema(
+    "SAT",
+    ("image_bytes", "question", "answers", "correct_answer"),
+    _read_sat,
+    ("image_bytes",),
+    "question_type",
+)
+GEO170K = Schema("Geo170K", ("image", "question", "answer"), _read_geo170k)
+GEO170K_CONVERSATIONS = Schema("Geo170K", ("image", "conversations"), _read_geo170k_conversation)
+GSM8K = Schema("GSM8K", ("question", "answer"), _read_gsm8k, images=())
+MATH = Schema("MATH", ("problem", "solution"), _read_math, images=(), task="type")
+MATH_ANSWERS = Schema("MATH", ("problem", "answer"), _read_math, images=(), task="type")
+R1_V = Schema("R1-V", ("image", "problem", "solution"), _read_problem)
 SCHEMAS = (
-    Schema("SAT", ("image_bytes", "question", "answers", "correct_answer"), _read_sat),
+    SAT,
     Schema("CV-Bench", ("image", "question", "choices", "answer"), _read_cv_bench),
-    Schema("BLINK", ("image_1", "question", "choices", "answer"), _read_blink),
-    Schema("R1-V", ("image", "problem", "solution"), _read_problem),
-    Schema("R1-V tests", ("image_path", "question", "ground_truth"), _read_test_file),
+    Schema("BLINK", ("image_1", "question", "choices", "answer"), _read_blink, _BLINK_IMAGES, "sub_task"),
+    R1_V,
+    Schema("R1-V tests", ("image_path", "question", "ground_truth"), _read_test_file, ("image_path",)),
     OWN,
 )
 

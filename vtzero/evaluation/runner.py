@@ -1,15 +1,12 @@
-"""A benchmark, a model and a sampler in; one scored output for each item out, with its summary and files.
+"""A benchmark, a model and a sampler in; one scored output for each item out.
 
 Preparing a batch goes on in a thread while the device works on the one before. Knows no training, no config
-of runs and no terminal.
+of runs, no files of results and no terminal.
 """
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,41 +18,12 @@ from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import PromptTemplate
 from vtzero.evaluation.benchmarks import Benchmark, as_asked, benchmark_item
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.scorers import lenient, strict
-from vtzero.evaluation.totals import wilson_interval
+from vtzero.evaluation.results import EvaluationResult, ItemResult
+from vtzero.evaluation.verdicts import Scoring, check_answer, judge
 from vtzero.models.qwen2_vl.inputs import Prompts
-from vtzero.rewards.accuracy import lenient_accuracy, strict_accuracy
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
-
-
-@dataclass(frozen=True)
-class ItemResult:
-    """What the model said to one item.
-
-    `prompt` and `output` join to the whole text; a forced opening is part of `output`, which is what was
-    scored. `tokens` counts what the model drew, the stop token included; `terminated` says there was one.
-    """
-
-    id: str
-    task: str
-    prompt: str
-    choices: tuple[str, ...]
-    answer: str
-    output: str
-    tokens: int
-    terminated: bool
-    strict: bool
-    lenient: bool
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """The items that were answered, and those set aside, each in the benchmark's order."""
-
-    items: list[ItemResult]
-    rejected: list[Rejected]
 
 
 @dataclass(frozen=True)
@@ -75,6 +43,16 @@ class _Question:
     number: int
     item: BenchmarkItem
     prompt: PreparedPrompt
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the model said to one item; `output` begins with the forced opening."""
+
+    output: str
+    opening: str
+    tokens: int
+    terminated: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +76,8 @@ def evaluate(
     parameters: SamplingParameters | None = None,
     seed: int = 0,
     forced_opening: str = "",
+    done: Sequence[ItemResult] = (),
+    on_batch: Callable[[list[ItemResult]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationResult:
     """Answer every item once and score the answers; greedily, unless `parameters` say otherwise.
@@ -105,37 +85,65 @@ def evaluate(
     The last batch is filled up with a repeated prompt, so that one program serves all batches; what the
     repetitions say is dropped. An item's random key depends on `seed` and its place in the benchmark, not on
     `batch_size`. Items that cannot be asked (a bad image, a prompt longer than the bucket) are set aside.
-    `forced_opening` is put before the model's own words and scored with them. After each batch `progress` is
-    called with the number of items that are through, set aside or not, and the number of all.
+    `forced_opening` is put before the model's own words and scored with them. Items that are `done` are part
+    of the result and not asked again. After each batch `on_batch` is called with its items, and `progress`
+    with the number of items that are through, set aside or not, and the number of all.
 
     Raises ValueError when `batch_size` is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if parameters is None:
-        parameters = SamplingParameters(temperature=0.0, banned_ids=processor.config.vision_token_ids)
-    result = EvaluationResult([], [])
-    rows = _questions(benchmark, processor, _opened(template, forced_opening), buckets)
+        parameters = greedy(processor)
+    result = EvaluationResult(list(done), [])
+    template = _opened(template, forced_opening)
+    rows = _questions(benchmark, {item.index for item in done}, processor, template, buckets)
     for batch in _one_ahead(_batches(rows, buckets, batch_size, processor.pad_id)):
         if batch.arrays is not None:
             keys = sample_keys(jax.random.key(seed), 0, _numbers(batch, batch_size), 1)
             completions = sampler(pieces, batch.arrays, keys, parameters)
-            result.items.extend(_read(completions, batch.questions, processor, forced_opening))
+            items = list(_read(completions, batch.questions, processor, forced_opening, benchmark.scoring))
+            result.items.extend(items)
+            if on_batch is not None:
+                on_batch(items)
         result.rejected.extend(batch.rejected)
         if progress is not None:
             progress(len(result.items) + len(result.rejected), len(benchmark.examples))
-    return result
+    return EvaluationResult(sorted(result.items, key=lambda item: item.index), result.rejected)
 
 
-def is_correct(output: str, item: BenchmarkItem) -> tuple[bool, bool]:
-    """Whether an output answers an item, strictly and leniently.
+def greedy(processor: Processor, repetition_penalty: float = 1.0) -> SamplingParameters:
+    """Greedy decoding without vision tokens; a penalty that does nothing is left out of the program."""
+    penalty = None if repetition_penalty == 1.0 else repetition_penalty
+    banned = processor.config.vision_token_ids
+    return SamplingParameters(temperature=0.0, repetition_penalty=penalty, banned_ids=banned)
 
-    Items with choices go to the scorers of those names; open questions, which have nothing to choose from, to
-    the accuracy rewards of those names.
-    """
-    if item.choices:
-        return strict(output, item), lenient(output, item)
-    return strict_accuracy(output, item.answer) == 1.0, lenient_accuracy(output, item.answer) == 1.0
+
+def used_settings(
+    benchmark: Benchmark,
+    *,
+    processor: Processor,
+    template: PromptTemplate,
+    prompt_length: int,
+    completion_length: int,
+    parameters: SamplingParameters,
+    opening: str = "",
+) -> dict[str, Any]:
+    """How a benchmark is asked, in JSON's types: what its outputs depend on beside the model and seed."""
+    limits = processor.image_processor.size
+    penalty = parameters.repetition_penalty
+    return {
+        "items": len(benchmark.examples),
+        "scoring": benchmark.scoring,
+        "prompt_template": template.name,
+        "opening": opening,
+        "min_pixels": int(limits["shortest_edge"]),
+        "max_pixels": int(limits["longest_edge"]),
+        "max_prompt_length": prompt_length,
+        "max_completion_length": completion_length,
+        "temperature": float(parameters.temperature),
+        "repetition_penalty": 1.0 if penalty is None else float(penalty),
+    }
 
 
 def _opened(template: PromptTemplate, opening: str) -> PromptTemplate:
@@ -144,21 +152,33 @@ def _opened(template: PromptTemplate, opening: str) -> PromptTemplate:
 
 
 def _questions(
-    benchmark: Benchmark, processor: Processor, template: PromptTemplate, buckets: Buckets
+    benchmark: Benchmark,
+    done: Container[int],
+    processor: Processor,
+    template: PromptTemplate,
+    buckets: Buckets,
 ) -> Iterator[_Question | Rejected]:
     for number in range(len(benchmark.examples)):
+        if number in done:
+            continue
         row = benchmark.examples[number]
         if isinstance(row, Rejected):
             yield row
         else:
-            yield _question(number, row, processor, template, buckets)
+            yield _question(number, row, benchmark.scoring, processor, template, buckets)
 
 
 def _question(
-    number: int, example: Example, processor: Processor, template: PromptTemplate, buckets: Buckets
+    number: int,
+    example: Example,
+    scoring: Scoring,
+    processor: Processor,
+    template: PromptTemplate,
+    buckets: Buckets,
 ) -> _Question | Rejected:
     try:
         item = benchmark_item(example)
+        check_answer(item, scoring)
     except ValueError as error:
         return Rejected(example.id, str(error))
     prompt = processor.prepare(as_asked(example), template)
@@ -209,99 +229,36 @@ def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
 
 
 def _read(
-    completions: Completions, questions: Sequence[_Question], processor: Processor, opening: str
+    completions: Completions,
+    questions: Sequence[_Question],
+    processor: Processor,
+    opening: str,
+    scoring: Scoring,
 ) -> Iterator[ItemResult]:
     ids, lengths, terminated = jax.device_get((completions.ids, completions.lengths, completions.terminated))
     for row, question in enumerate(questions):
         length = int(lengths[row, 0])
         output = opening + processor.decode(ids[row, 0, :length])
-        yield _item_result(question, output, opening, length, bool(terminated[row, 0]))
+        said = _Said(output, opening, length, bool(terminated[row, 0]))
+        yield _item_result(question, said, scoring)
 
 
-def _item_result(question: _Question, output: str, opening: str, tokens: int, terminated: bool) -> ItemResult:
-    item = question.item
-    strictly, leniently = is_correct(output, item)
+def _item_result(question: _Question, said: _Said, scoring: Scoring) -> ItemResult:
+    item, verdict = question.item, judge(said.output, question.item, scoring)
+    source = question.prompt.example.columns.get("source")
     return ItemResult(
-        id=item.id,
         task=item.task,
-        prompt=question.prompt.text.removesuffix(opening),
+        id=item.id,
+        index=question.number,
+        question=item.question,
+        prompt=question.prompt.text.removesuffix(said.opening),
         choices=tuple(item.choices),
         answer=item.answer,
-        output=output,
-        tokens=tokens,
-        terminated=terminated,
-        strict=strictly,
-        lenient=leniently,
+        output=said.output,
+        tokens=said.tokens,
+        terminated=said.terminated,
+        source=source if isinstance(source, str) else None,
+        correct=verdict.correct,
+        correct_lenient=verdict.correct_lenient,
+        correct_paper=verdict.correct_paper,
     )
-
-
-def summary(result: EvaluationResult) -> dict[str, Any]:
-    """The figures of a result in JSON's types: over all items (micro), and under "tasks" for each task.
-
-    `accuracy` (strict) and `accuracy_lenient` are in percent, each with a 95 % Wilson `_interval`;
-    `mean_length` is in tokens; `clipped_ratio` is the share of outputs that no stop token ended. Without any
-    item they are None. `rejected` counts the items that were set aside, which no other figure includes.
-    """
-    tasks: dict[str, list[ItemResult]] = {}
-    for item in result.items:
-        tasks.setdefault(item.task or "no task", []).append(item)
-    return {
-        **_figures(result.items),
-        "rejected": len(result.rejected),
-        "tasks": {name: _figures(items) for name, items in tasks.items()},
-    }
-
-
-def _figures(items: Sequence[ItemResult]) -> dict[str, Any]:
-    count = len(items)
-    return {
-        "n": count,
-        **_accuracy("accuracy", [item.strict for item in items]),
-        **_accuracy("accuracy_lenient", [item.lenient for item in items]),
-        "mean_length": sum(item.tokens for item in items) / count if count else None,
-        "clipped_ratio": sum(not item.terminated for item in items) / count if count else None,
-    }
-
-
-def _accuracy(name: str, scores: Sequence[bool]) -> dict[str, Any]:
-    if not scores:
-        return {name: None, f"{name}_interval": None}
-    low, high = wilson_interval(sum(scores), len(scores))
-    return {name: 100 * sum(scores) / len(scores), f"{name}_interval": [100 * low, 100 * high]}
-
-
-def write_result(folder: str | Path, benchmark_name: str, step: int, result: EvaluationResult) -> Path:
-    """Write `eval/NAME-STEP.jsonl`, an object an item, and `eval/NAME-STEP.json`, the summary.
-
-    Returns the path of the summary, which also lists the rejected items. Each file appears whole or not at
-    all, and the summary last, so that where it is, the items are too.
-    """
-    path = Path(folder) / "eval" / f"{benchmark_name}-{step}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(_record(item), ensure_ascii=False) + "\n" for item in result.items]
-    listed = [{"id": rejected.id, "reason": rejected.reason} for rejected in result.rejected]
-    content = {"benchmark": benchmark_name, "step": step, **summary(result), "rejected_items": listed}
-    _write_whole(path.with_name(path.name + "l"), "".join(lines))
-    _write_whole(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-    return path
-
-
-def _record(item: ItemResult) -> dict[str, Any]:
-    return {
-        "task": item.task,
-        "id": item.id,
-        "prompt": item.prompt,
-        "choices": list(item.choices),
-        "answer": item.answer,
-        "output": item.output,
-        "correct": item.strict,
-        "correct_lenient": item.lenient,
-        "tokens": item.tokens,
-        "terminated": item.terminated,
-    }
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -6,34 +6,48 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+MOST_TASKS = 20
+"""Benchmarks of more tasks, such as VSR's relations, show one row for all; the summary has every task."""
+
 
 def summary_table(summary: Mapping[str, Any], *, title: str | None = None) -> Table:
-    """One row a task, and one for all items; below it how many were set aside, if any.
+    """One row a task, and one for all items; below it what is not in the rows above.
 
-    `summary` is what `runner.summary` returns. Percentages have two decimals, lengths are in tokens.
+    `summary` is what `results.summary` returns. Percentages have two decimals, lengths are in tokens. The
+    paper's scorer has a column where it spoke.
     """
-    rejected = summary["rejected"]
-    caption = f"{rejected} rejected, in no figure above" if rejected else None
-    table = Table(title=Text(title) if title else None, caption=caption)
+    with_paper = "accuracy_paper" in summary
+    tasks = summary["tasks"] if len(summary["tasks"]) <= MOST_TASKS else {}
+    table = Table(title=Text(title) if title else None, caption=_caption(summary, shown=len(tasks)))
     table.add_column("task")
-    for name in ("n", "accuracy %", "95 %", "lenient %", "mean length", "clipped %"):
+    paper = ["paper %"] if with_paper else []
+    for name in ("n", "accuracy %", "95 %", "lenient %", *paper, "mean length", "clipped %"):
         table.add_column(name, justify="right")
-    for task, figures in summary["tasks"].items():
-        table.add_row(Text(task), *_cells(figures))
+    for task, figures in tasks.items():
+        table.add_row(Text(task), *_cells(figures, with_paper))
     table.add_section()
-    table.add_row("all", *_cells(summary))
+    table.add_row("all", *_cells(summary, with_paper))
     return table
 
 
-def _cells(figures: Mapping[str, Any]) -> list[str]:
+def _caption(summary: Mapping[str, Any], shown: int) -> str | None:
+    rejected, tasks = summary["rejected"], len(summary["tasks"])
+    lines = [f"{rejected} rejected, in no figure above"] if rejected else []
+    if shown < tasks:
+        lines.append(f"{tasks} tasks, each in the summary file")
+    return "\n".join(lines) or None
+
+
+def _cells(figures: Mapping[str, Any], with_paper: bool) -> list[str]:
     if not figures["n"]:
-        return ["0", "–", "–", "–", "–", "–"]
+        return ["0", *["–"] * (6 if with_paper else 5)]
     low, high = figures["accuracy_interval"]
     return [
         str(figures["n"]),
         f"{figures['accuracy']:.2f}",
         f"{low:.1f} – {high:.1f}",
         f"{figures['accuracy_lenient']:.2f}",
+        *([f"{figures['accuracy_paper']:.2f}"] if with_paper else []),
         f"{figures['mean_length']:.1f}",
         f"{100 * figures['clipped_ratio']:.1f}",
     ]

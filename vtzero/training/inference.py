@@ -1,7 +1,7 @@
 """Using a model without training it: accuracy on a benchmark, and answers to a person's own question."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,22 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
+from vtzero.config import load_config
 from vtzero.data.batches import Buckets, collate, fits
 from vtzero.data.example import Example, Rejected
 from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import prompt_template
-from vtzero.evaluation.benchmarks import open_benchmark
-from vtzero.evaluation.runner import evaluate, summary, write_result
+from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
+from vtzero.evaluation.results import EvaluationResult, ResultFiles, summary
+from vtzero.evaluation.runner import evaluate, greedy, used_settings
+from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.evaluation.tables import summary_table
 from vtzero.rewards.accuracy import accuracy_strict
 from vtzero.rewards.format import format_paper
 from vtzero.sampling.decode import DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters, validate_sampling
 from vtzero.sampling.sampler import Sampler
+from vtzero.training.fingerprint import weights_digest
 from vtzero.training.huggingface import load_model
 from vtzero.training.setup import compute_dtype, model_folder
 
@@ -36,6 +40,7 @@ class ModelSettings:
     prompt_template: str = "r1_zero_base"
     max_completion_length: int = 64
     max_prompt_length: int = 1024
+    min_pixels: int | None = None
     max_pixels: int | None = None
     dtype: str = "auto"
 
@@ -46,8 +51,12 @@ class LoadedModel:
     def __init__(self, settings: ModelSettings):
         folder = model_folder(settings.model)
         self.template = prompt_template(settings.prompt_template)
-        self.processor = Processor.from_folder(folder, max_pixels=settings.max_pixels)
-        graphdef, params = load_model(folder, dtype=compute_dtype(settings.dtype))
+        self.processor = Processor.from_folder(
+            folder, min_pixels=settings.min_pixels, max_pixels=settings.max_pixels
+        )
+        self.folder = folder
+        self.dtype = compute_dtype(settings.dtype)
+        graphdef, params = load_model(folder, dtype=self.dtype)
         self.pieces = (params,)
         self.prompt_length = settings.max_prompt_length
         decode = DecodeSettings(
@@ -61,34 +70,95 @@ class LoadedModel:
         return Buckets(self.prompt_length, self.processor.max_patches(images))
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """What is asked: a benchmark (see `open_benchmark`), how many of its items, and in what batches."""
+
+    benchmark: str = "scenes"
+    limit: int | None = None
+    batch_size: int = 64
+    opening: str = ""
+    repetition_penalty: float = 1.0
+    image_folder: Path | None = None
+    fetch_images: bool = False
+
+
 def evaluate_model(
-    settings: ModelSettings,
-    benchmark: str,
-    *,
-    limit: int | None = None,
-    batch_size: int = 64,
-    opening: str = "",
-    out: Path | None = None,
+    settings: ModelSettings, asked: EvalSettings, *, out: Path | None = None, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Greedy accuracy on a benchmark; prints the table, and with `out` writes the run folder's eval files."""
-    model = LoadedModel(settings)
-    opened = open_benchmark(benchmark, limit=limit)
-    result = evaluate(
-        opened,
+    """Greedy accuracy on a benchmark; prints the table, and with `out` writes the run folder's eval files.
+
+    An evaluation that was interrupted in `out` continues, unless `overwrite` starts it afresh. Without
+    `max_pixels` a run's export is asked with the limit that the run was trained with.
+
+    Raises ValueError when no item could be asked, or `out` holds results that were asked for in another way.
+    """
+    benchmark = open_benchmark(
+        asked.benchmark, limit=asked.limit, image_folder=asked.image_folder, fetch_images=asked.fetch_images
+    )
+    validate_sampling(repetition_penalty=asked.repetition_penalty)
+    model = LoadedModel(_as_trained(settings))
+    used = _used(model, benchmark, settings, asked)
+    files = None if out is None else ResultFiles(out, benchmark.name, 0, used, overwrite=overwrite)
+    figures = None if files is None else files.figures()
+    if figures is None:
+        result = _evaluate(model, benchmark, asked, files)
+        _check_asked(asked.benchmark, result)
+        figures = {**used, **summary(result)} if files is None else files.finish(result)
+    Console().print(summary_table(figures))
+    return figures
+
+
+def _evaluate(
+    model: LoadedModel, benchmark: Benchmark, asked: EvalSettings, files: ResultFiles | None
+) -> EvaluationResult:
+    return evaluate(
+        benchmark,
         sampler=model.sampler,
         pieces=model.pieces,
         processor=model.processor,
         template=model.template,
-        buckets=model.buckets(),
-        batch_size=batch_size,
-        parameters=SamplingParameters(temperature=0.0, banned_ids=model.banned_ids),
-        forced_opening=opening,
+        buckets=benchmark_buckets(benchmark, model.processor, model.prompt_length),
+        batch_size=asked.batch_size,
+        parameters=greedy(model.processor, asked.repetition_penalty),
+        forced_opening=asked.opening,
+        done=() if files is None else files.done(asked.batch_size),
+        on_batch=None if files is None else files.append,
     )
-    figures = summary(result)
-    Console().print(summary_table(figures))
-    if out is not None:
-        write_result(out, opened.name, 0, result)
-    return figures
+
+
+def _used(
+    model: LoadedModel, benchmark: Benchmark, settings: ModelSettings, asked: EvalSettings
+) -> dict[str, Any]:
+    return {
+        "model": settings.model,
+        "weights": weights_digest(model.folder),
+        "dtype": str(model.dtype),
+        "data": asked.benchmark,
+    } | used_settings(
+        benchmark,
+        processor=model.processor,
+        template=model.template,
+        prompt_length=model.prompt_length,
+        completion_length=settings.max_completion_length,
+        parameters=greedy(model.processor, asked.repetition_penalty),
+        opening=asked.opening,
+    )
+
+
+def _check_asked(spec: str, result: EvaluationResult) -> None:
+    if not result.items:
+        reason = result.rejected[0].reason if result.rejected else "it has no items"
+        raise ValueError(f"benchmark {spec!r}: no item could be asked; {reason}")
+
+
+def _as_trained(settings: ModelSettings) -> ModelSettings:
+    """The settings with the image limits of the run whose export the model is, where none is given."""
+    config = Path(settings.model).resolve().parent / "config.yaml"
+    if settings.max_pixels is not None or Path(settings.model).name != "export" or not config.is_file():
+        return settings
+    trained = load_config(config)
+    return replace(settings, min_pixels=trained.min_pixels, max_pixels=trained.max_pixels)
 
 
 def sample_model(

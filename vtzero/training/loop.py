@@ -16,9 +16,12 @@ import jax
 from flax import nnx
 
 from vtzero.config import ConfigError, RunConfig, dump_config, load_config
+from vtzero.data.processor import Processor
+from vtzero.data.prompts import prompt_template
 from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
-from vtzero.evaluation.runner import evaluate, summary, write_result
-from vtzero.sampling.parameters import SamplingParameters
+from vtzero.evaluation.results import ResultFiles
+from vtzero.evaluation.runner import evaluate, greedy, used_settings
+from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.completions import write_completions
@@ -212,34 +215,59 @@ def export(setup: Setup, state: TrainState, out: Path) -> None:
     save_model(setup.folder, params, setup.processor.config, out)
 
 
+def _eval_processor(setup: Setup) -> Processor:
+    config = setup.config
+    if config.eval_max_pixels is None:
+        return setup.processor
+    return Processor.from_folder(
+        setup.folder, min_pixels=config.min_pixels, max_pixels=config.eval_max_pixels
+    )
+
+
 class _Evaluation:
-    """The held-out benchmark of a run, greedy, with the run's own prompt."""
+    """The held-out benchmark of a run, greedy; prompt and image limit are the run's own unless it says so."""
 
     def __init__(self, setup: Setup, folder: Path):
         config = setup.config
         self._setup, self._folder = setup, folder
         self._benchmark: Benchmark = open_benchmark(str(config.eval_data), limit=config.eval_limit)
+        self._processor = _eval_processor(setup)
+        self._template = prompt_template(config.eval_prompt_template or config.prompt_template)
+        self._buckets = benchmark_buckets(self._benchmark, self._processor, config.max_prompt_length)
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup))
-        self._greedy = SamplingParameters(temperature=0.0, banned_ids=setup.banned_ids)
+        self._greedy = greedy(self._processor)
 
     def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         config = self._setup.config
+        files = ResultFiles(self._folder, self._benchmark.name, index, self._used())
         result = evaluate(
             self._benchmark,
             sampler=self._sampler,
             pieces=(state.trainable, state.frozen),
-            processor=self._setup.processor,
-            template=self._setup.template,
-            buckets=self._setup.buckets,
+            processor=self._processor,
+            template=self._template,
+            buckets=self._buckets,
             batch_size=config.eval_batch_size,
             parameters=self._greedy,
+            done=files.done(config.eval_batch_size),
+            on_batch=files.append,
             progress=progress,
         )
         if not result.items:
             reason = result.rejected[0].reason if result.rejected else "it has no items"
             raise ConfigError(f"eval_data {config.eval_data!r}: no item could be asked; {reason}")
-        write_result(self._folder, self._benchmark.name, index, result)
-        return summary(result)
+        return files.finish(result)
+
+    def _used(self) -> dict[str, Any]:
+        config = self._setup.config
+        return {"model": config.model, "data": config.eval_data} | used_settings(
+            self._benchmark,
+            processor=self._processor,
+            template=self._template,
+            prompt_length=config.max_prompt_length,
+            completion_length=config.max_completion_length,
+            parameters=self._greedy,
+        )
 
     def done(self, index: int) -> bool:
         """Whether this step was evaluated before the run was interrupted."""

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from vtzero.config import ConfigError, RunConfig, shared_settings
+from vtzero.config import RunConfig, shared_settings
 from vtzero.data.batches import Buckets
+from vtzero.data.mixture import Mixture, open_mixture
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import PromptTemplate, prompt_template
-from vtzero.data.sources import Source, open_source
+from vtzero.data.sources import Selected, open_source
 from vtzero.data.supervised import corpus
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
@@ -100,16 +101,22 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     return setup, state
 
 
-def training_source(config: RunConfig) -> Source:
+def training_source(config: RunConfig) -> Selected | Mixture:
     """The questions that a config trains on.
 
-    Raises ConfigError for several sources, which cannot be mixed yet.
+    Raises ValueError or FileNotFoundError for a source that cannot be opened or has no row left.
     """
-    if len(config.data) > 1:
-        raise ConfigError(f"data is {list(config.data)!r}; give one source")
-    return open_source(
-        config.data[0], split=config.data_split, limit=config.data_limit, max_images=config.max_images
-    )
+    specs = list(config.data)
+    options: dict[str, Any] = {
+        "split": config.data_split,
+        "limit": config.data_limit,
+        "shuffle_options_seed": config.seed,
+        "max_images": config.max_images,
+        "question_types": config.question_types,
+    }
+    if len(specs) == 1:
+        return open_source(specs[0], **options)
+    return open_mixture(specs, config.data_weights, **options)
 
 
 def reference_parameters(setup: Setup, run_folder: Path) -> Any:

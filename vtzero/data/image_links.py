@@ -1,0 +1,58 @@
+"""Images that a data set names by links: fetched once each, into a folder of this machine.
+
+Knows no columns. Nothing is kept that is not an image.
+"""
+
+import os
+import re
+import urllib.request
+from pathlib import Path
+
+from vtzero.data.images import open_image
+from vtzero.data.rows import RowError
+
+_TIMEOUT_SECONDS = 30
+
+
+def link_folder() -> Path:
+    """Where fetched images are kept: `images` in `$VTZERO_CACHE`, else in ~/.cache/vtzero."""
+    return Path(os.environ.get("VTZERO_CACHE") or Path.home() / ".cache" / "vtzero") / "images"
+
+
+def fetched_image(link: str, folder: Path) -> Path:
+    """The file of a link's image, fetched unless it is there.
+
+    Raises RowError, with the reason, for a link that is not http(s), does not answer, or gives no image.
+    """
+    path = folder / _file_name(link)
+    if not path.is_file():
+        data = _fetch(link)
+        try:
+            open_image(data)
+        except ValueError as error:
+            raise RowError(f"what {link} gave is not an image ({error})") from error
+        _write_whole(path, data)
+    return path
+
+
+def _fetch(link: str) -> bytes:
+    if not link.startswith(("http://", "https://")):
+        raise RowError(f"{link!r} is not a link that starts with http:// or https://")
+    try:
+        with urllib.request.urlopen(link, timeout=_TIMEOUT_SECONDS) as answer:
+            data: bytes = answer.read()
+            return data
+    except (OSError, ValueError) as error:
+        raise RowError(f"{link} could not be fetched ({' '.join(str(error).split())})") from error
+
+
+def _file_name(link: str) -> str:
+    """The whole link, so that two of one name in two folders stay apart."""
+    return re.sub(r"[^\w.-]+", "_", link.partition("://")[2])
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(data)
+    unfinished.replace(path)
