@@ -182,6 +182,19 @@ def test_the_real_superclevr_questions_are_read(tmp_path):
     assert len(examples) == 200
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("r1v_superclevr_eval", "First output the thinking process"),
+        ("r1v_geoqa_eval", "Output the thinking process"),
+    ],
+)
+def test_r1v_asks_in_its_own_words(name, words):
+    prompt = prompt_template(name).render("How many?", 1)
+    wanted = f"How many? {words} in <think> </think> and final answer (number) in <answer> </answer> tags."
+    assert f"<|vision_end|>{wanted}<|im_end|>" in prompt
+
+
 def test_gsm8k(tmp_path):
     rows = [
         {"question": "How many?", "answer": "9 * 200 = <<9*200=1800>>1800\n#### 1,800"},

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,21 @@ def test_summary(result):
     assert (relation["n"], relation["accuracy"], relation["mean_length"]) == (3, 0.0, pytest.approx(17 / 3))
     assert relation["accuracy_lenient"] == pytest.approx(100 / 3)
     assert figures["tasks"]["Depth"]["accuracy"] == 100.0
+
+
+def test_cv_benchs_official_total_weighs_its_sources():
+    verdicts = {"ADE20K": (True, True), "COCO": (False, True), "Omni3D": (False, False, False, True)}
+    items = [
+        replace(item("a", "T", "", 1), source=source, correct=correct)
+        for source, given in verdicts.items()
+        for correct in given
+    ]
+    figures = summary(EvaluationResult(items, []))
+    assert (figures["n"], figures["accuracy"]) == (8, 50.0)
+    assert figures["accuracy_official"] == pytest.approx((100 + 50) / 2 / 2 + 25 / 2)
+    assert "50.00" in printed(summary_table(figures))
+    assert "official score" in printed(summary_table(figures))
+    assert "accuracy_official" not in summary(EvaluationResult(items[:4], []))
 
 
 def test_rejected_items_alone_give_no_accuracy():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.data.example import Rejected
-from vtzero.evaluation.totals import wilson_interval
+from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, official_total, wilson_interval
 
 ACCURACIES = {"accuracy": "correct", "accuracy_lenient": "correct_lenient", "accuracy_paper": "correct_paper"}
 """The accuracies of a summary, and the verdict that each counts."""
@@ -56,14 +56,16 @@ def summary(result: EvaluationResult) -> dict[str, Any]:
 
     `accuracy` (strict), `accuracy_lenient` and, where the paper's scorer spoke, `accuracy_paper` are in
     percent, each with a 95 % Wilson `_interval`; `mean_length` is in tokens; `clipped_ratio` is the share of
-    outputs that no stop token ended. Without any item they are None. `rejected` counts the items that were
-    set aside, which no other figure includes.
+    outputs that no stop token ended. Without any item they are None. `accuracy_official` is CV-Bench's own
+    total of the strict verdicts, where items of all its sources were answered. `rejected` counts the items
+    that were set aside, which no other figure includes.
     """
     tasks: dict[str, list[ItemResult]] = {}
     for item in result.items:
         tasks.setdefault(item.task or "no task", []).append(item)
     return {
         **_figures(result.items),
+        **_official(result.items),
         "rejected": len(result.rejected),
         "tasks": {name: _figures(items) for name, items in tasks.items()},
     }
@@ -80,6 +82,14 @@ def _figures(items: Sequence[ItemResult]) -> dict[str, Any]:
         "mean_length": sum(item.tokens for item in items) / count if count else None,
         "clipped_ratio": sum(not item.terminated for item in items) / count if count else None,
     }
+
+
+def _official(items: Sequence[ItemResult]) -> dict[str, Any]:
+    scored = [(item.task, item.source or "", item.correct) for item in items]
+    if {source for _, source, _ in scored} != set(OFFICIAL_WEIGHTS):
+        return {}
+    total = official_total(scored)
+    return {"accuracy_official": total.accuracy, "accuracy_official_interval": list(total.interval)}
 
 
 def _accuracy(name: str, scores: Sequence[bool]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ def summary_table(summary: Mapping[str, Any], *, title: str | None = None) -> Ta
     """One row a task, and one for all items; below it what is not in the rows above.
 
     `summary` is what `results.summary` returns. Percentages have two decimals, lengths are in tokens. The
-    paper's scorer has a column where it spoke.
+    paper's scorer has a column where it spoke, CV-Bench's official score a row where it can be told.
     """
     with_paper = "accuracy_paper" in summary
     tasks = summary["tasks"] if len(summary["tasks"]) <= MOST_TASKS else {}
@@ -27,6 +27,8 @@ def summary_table(summary: Mapping[str, Any], *, title: str | None = None) -> Ta
         table.add_row(Text(task), *_cells(figures, with_paper))
     table.add_section()
     table.add_row("all", *_cells(summary, with_paper))
+    if "accuracy_official" in summary:
+        table.add_row("official score", *_official_cells(summary, columns=len(table.columns) - 1))
     return table
 
 
@@ -51,3 +53,9 @@ def _cells(figures: Mapping[str, Any], with_paper: bool) -> list[str]:
         f"{figures['mean_length']:.1f}",
         f"{100 * figures['clipped_ratio']:.1f}",
     ]
+
+
+def _official_cells(figures: Mapping[str, Any], columns: int) -> list[str]:
+    low, high = figures["accuracy_official_interval"]
+    told = [str(figures["n"]), f"{figures['accuracy_official']:.2f}", f"{low:.1f} – {high:.1f}"]
+    return told + ["–"] * (columns - len(told))
