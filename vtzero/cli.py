@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
     )
     report.add_argument("--table", type=int, required=True, help="3, 4 or 5")
-    report.add_argument("--scorer", default="strict", help="whose verdicts count: strict, lenient or paper")
+    report.add_argument("--scorer", default="strict", help="strict (tags or not), lenient or paper")
 
     scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
     scenes.add_argument("out", type=Path)

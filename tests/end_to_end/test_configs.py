@@ -1,4 +1,4 @@
-"""Every config of a published row: complete, planned without weights, and run for two steps on a tiny model."""
+"""Every config of a published row: complete, planned without weights, run for two steps on a tiny model."""
 
 import json
 from dataclasses import fields

@@ -22,8 +22,9 @@ def write_evaluation(
         {
             "task": task,
             "id": f"{task}{i}",
-            "correct": i < right[task],
-            "correct_lenient": True,
+            "choices": ["left", "right"],
+            "answer": "left",
+            "output": f"<answer>{'left' if i < right[task] else 'right'}</answer>",
             "source": source,
         }
         for task in right
@@ -69,11 +70,18 @@ def test_a_label_takes_the_last_evaluation(runs):
 
 
 def test_the_scorer_is_chosen(runs):
-    assert our_rows(read_results(runs, "lenient"))[0].cells["Total"].values == (100.0, 100.0)
-    with pytest.raises(ValueError, match="correct_paper"):
-        read_results(runs, "paper")
-    with pytest.raises(ValueError, match="strict, lenient, paper"):
+    (paper,) = our_rows(read_results([f"base={runs[0]}"], "paper"))
+    assert paper.cells["Count"].values == (60.0,)
+    with pytest.raises(ValueError, match="known are"):
         read_results(runs, "loose")
+
+
+def test_answers_without_tags_count_by_what_they_state(tmp_path):
+    write_evaluation(tmp_path / "run", "scenes", 0, dict.fromkeys(TASKS, 10))
+    path = tmp_path / "run" / "eval" / "scenes-0.jsonl"
+    path.write_text(path.read_text().replace("<answer>left</answer>", " left"))
+    (row,) = our_rows(read_results([f"sft={tmp_path / 'run'}"], "strict"))
+    assert row.cells["Total"].values == (100.0,)
 
 
 def test_other_benchmarks_are_columns_of_their_own(tmp_path):

@@ -73,10 +73,8 @@ def score_predictions(predictions: Predictions, scorer: str, *, require_tags: bo
 
     Raises ValueError for an unknown scorer, and for an item that this scorer cannot score.
     """
-    score = _scorer(scorer, require_tags)
     answered = [row for row in predictions.rows if row.output is not None]
-    verdicts = [_verdict(score, scorer, row) for row in answered]
-    scored = [(row.item.task, row.source, verdict) for row, verdict in zip(answered, verdicts, strict=True)]
+    scored = scored_items(answered, scorer, require_tags=require_tags)
     chosen = _chosen(answered, require_tags) if scorer == "strict" else None
     total = micro_total(scored)
     missing = [row.item.id for row in predictions.rows if row.output is None]
@@ -91,8 +89,19 @@ def score_predictions(predictions: Predictions, scorer: str, *, require_tags: bo
         "missing_items": missing,
         "stored": _stored(answered),
         "agreement": _agreement(answered, chosen),
-        "differences": _differences(answered, verdicts, chosen),
+        "differences": _differences(answered, [correct for _, _, correct in scored], chosen),
     }
+
+
+def scored_items(rows: Sequence[Prediction], scorer: str, *, require_tags: bool = False) -> list[Scored]:
+    """(task, source, correct) of each row that has an output, in order.
+
+    Raises ValueError for an unknown scorer, and for an item that this scorer cannot score.
+    """
+    score = _scorer(scorer, require_tags)
+    return [
+        (row.item.task, row.source, _verdict(score, scorer, row)) for row in rows if row.output is not None
+    ]
 
 
 def _scorer(name: str, require_tags: bool) -> Scorer:

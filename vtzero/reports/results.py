@@ -1,6 +1,5 @@
-"""What runs scored, read from their evaluation files. Knows no table of a paper and no terminal."""
+"""What runs said in their evaluations, scored again from the saved outputs. Knows no table."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,37 +8,38 @@ from typing import Any
 
 import yaml
 
-SCORES = {"strict": "correct", "lenient": "correct_lenient", "paper": "correct_paper"}
-"""The verdicts that an evaluation stores for each item, and their names in its file."""
+from vtzero.evaluation.predictions import read_predictions
+from vtzero.evaluation.rescore import scored_items
+from vtzero.evaluation.totals import Scored as ScoredItem
 
 _FILE = re.compile(r"(?P<benchmark>.+)-(?P<step>\d+)\.jsonl")
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Verdicts of one evaluation: (task, source, whether it is correct) for each item."""
+class Result:
+    """One evaluation: (task, source, whether it is correct) for each item."""
 
     label: str
     benchmark: str
     step: int
-    items: tuple[tuple[str, str, bool], ...]
+    items: tuple[ScoredItem, ...]
 
 
-def read_results(runs: Sequence[str], scorer: str) -> list[Scored]:
+def read_results(runs: Sequence[str], scorer: str) -> list[Result]:
     """The evaluations of run folders, each given as FOLDER or LABEL=FOLDER.
 
     With a label, a folder's last evaluation of each benchmark counts. Without one, a training run gives two
     rows: `base` from step 0 and its method from the last step.
 
-    Raises ValueError for an unknown scorer, for a folder without finished evaluations, and where items
-    lack the scorer's verdict; FileNotFoundError where there is no folder.
+    All rows are scored by one scorer, of those that `vtzero rescore` knows.
+
+    Raises ValueError for an unknown scorer, one that cannot score these items, and a folder without finished
+    evaluations; FileNotFoundError where there is no folder.
     """
-    if scorer not in SCORES:
-        raise ValueError(f"unknown scorer {scorer!r}; the scorers are {', '.join(SCORES)}")
-    return [scored for run in runs for scored in _read_run(run, scorer)]
+    return [result for run in runs for result in _read_run(run, scorer)]
 
 
-def _read_run(run: str, scorer: str) -> list[Scored]:
+def _read_run(run: str, scorer: str) -> list[Result]:
     label, equals, path = run.rpartition("=")
     folder = Path(path)
     if not folder.is_dir():
@@ -57,7 +57,7 @@ def _read_run(run: str, scorer: str) -> list[Scored]:
         else:
             chosen[folder.name, benchmark] = found[-1]
     return [
-        Scored(label, benchmark, step, _items(folder / "eval" / f"{benchmark}-{step}.jsonl", scorer))
+        Result(label, benchmark, step, _items(folder / "eval" / f"{benchmark}-{step}.jsonl", scorer))
         for (label, benchmark), step in chosen.items()
     ]
 
@@ -78,13 +78,5 @@ def _method(folder: Path) -> str:
     return str(config["method"]).upper() if isinstance(config, dict) and "method" in config else folder.name
 
 
-def _items(path: Path, scorer: str) -> tuple[tuple[str, str, bool], ...]:
-    items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        row = json.loads(line)
-        if SCORES[scorer] not in row:
-            raise ValueError(
-                f"{path}:{number}: has no {SCORES[scorer]!r}, the verdict of the scorer {scorer}"
-            )
-        items.append((str(row["task"]), str(row.get("source") or ""), bool(row[SCORES[scorer]])))
-    return tuple(items)
+def _items(path: Path, scorer: str) -> tuple[ScoredItem, ...]:
+    return tuple(scored_items(read_predictions(path).rows, scorer))

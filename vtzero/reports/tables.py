@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, official_total, wilson_interval
 from vtzero.reports.paper import COLUMNS, CV_BENCH, TABLES, PaperRow, contradictions
-from vtzero.reports.results import Scored
+from vtzero.reports.results import Result
 
 _MARKS = "*†‡§"
 _PARTED = ("cv_bench", "scenes")
@@ -40,27 +40,27 @@ class Row:
     cells: Mapping[str, Cell]
 
 
-def our_rows(results: Sequence[Scored]) -> list[Row]:
+def our_rows(results: Sequence[Result]) -> list[Row]:
     """Evaluations grouped by label, and by the benchmark that fills the columns of the question families."""
     rows = []
-    for label in dict.fromkeys(scored.label for scored in results):
-        own = [scored for scored in results if scored.label == label]
-        parted = [name for name in _PARTED if any(scored.benchmark == name for scored in own)]
+    for label in dict.fromkeys(result.label for result in results):
+        own = [result for result in results if result.label == label]
+        parted = [name for name in _PARTED if any(result.benchmark == name for result in own)]
         for benchmark in parted or [""]:
             others = [s for s in own if s.benchmark not in _PARTED]
             chosen = [s for s in own if s.benchmark == benchmark] + (others if benchmark != "scenes" else [])
-            names = tuple(dict.fromkeys(scored.benchmark for scored in chosen))
+            names = tuple(dict.fromkeys(result.benchmark for result in chosen))
             rows.append(Row(label, names, _cells(chosen)))
     return rows
 
 
-def _cells(results: Sequence[Scored]) -> dict[str, Cell]:
+def _cells(results: Sequence[Result]) -> dict[str, Cell]:
     groups: dict[str, list[list[bool]]] = {}
-    for scored in results:
-        for column, verdicts in _columns(scored).items():
+    for result in results:
+        for column, verdicts in _columns(result).items():
             groups.setdefault(column, []).append(verdicts)
     cells = {column: _cell(runs) for column, runs in groups.items()}
-    whole = [scored.items for scored in results if _has_official(scored)]
+    whole = [result.items for result in results if _has_official(result)]
     if whole:
         # Runs share their items, so their items together are as many answers from the same three sources.
         together = official_total([item for items in whole for item in items])
@@ -69,16 +69,16 @@ def _cells(results: Sequence[Scored]) -> dict[str, Cell]:
     return cells
 
 
-def _has_official(scored: Scored) -> bool:
+def _has_official(result: Result) -> bool:
     """Whether CV-Bench's official score can be had: the items of all its sources, and of no other."""
-    return {source for _, source, _ in scored.items} == set(OFFICIAL_WEIGHTS)
+    return {source for _, source, _ in result.items} == set(OFFICIAL_WEIGHTS)
 
 
-def _columns(scored: Scored) -> dict[str, list[bool]]:
-    every = [correct for _, _, correct in scored.items]
-    if scored.benchmark not in _PARTED:
-        return {scored.benchmark.upper(): every}
-    parts = {name: [correct for task, _, correct in scored.items if task == name] for name in CV_BENCH}
+def _columns(result: Result) -> dict[str, list[bool]]:
+    every = [correct for _, _, correct in result.items]
+    if result.benchmark not in _PARTED:
+        return {result.benchmark.upper(): every}
+    parts = {name: [correct for task, _, correct in result.items if task == name] for name in CV_BENCH}
     return {name: verdicts for name, verdicts in parts.items() if verdicts} | {"Total": every}
 
 
@@ -88,7 +88,7 @@ def _cell(runs: Sequence[Sequence[bool]]) -> Cell:
     return Cell(values, len(runs[0]), (100 * low, 100 * high))
 
 
-def paper_table(number: int, results: Sequence[Scored], scorer: str) -> Table:
+def paper_table(number: int, results: Sequence[Result], scorer: str) -> Table:
     """The table as printed, its contradicted cells marked and explained below, and our rows.
 
     Raises ValueError for a table that is none of the paper's results.
@@ -137,7 +137,7 @@ def _interval(cell: Cell | None) -> str:
     return f"{runs}{cell.n}, {cell.interval[0]:.1f}–{cell.interval[1]:.1f}"
 
 
-def table_figures(number: int, results: Sequence[Scored], scorer: str) -> dict[str, Any]:
+def table_figures(number: int, results: Sequence[Result], scorer: str) -> dict[str, Any]:
     """The same in JSON's types: the paper's rows with their contradictions, and ours."""
     return {
         "table": number,

@@ -81,7 +81,7 @@ class Qwen2VLConfig:
 
 
 def _published(
-    hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocabulary: int
+    hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocabulary: int, *, tied: bool
 ) -> Qwen2VLConfig:
     text = TextConfig(
         vocab_size=vocabulary,
@@ -91,15 +91,15 @@ def _published(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
     )
-    return Qwen2VLConfig(text, VisionConfig(hidden_size=hidden), tie_word_embeddings=vocabulary == 151936)
+    return Qwen2VLConfig(text, VisionConfig(hidden_size=hidden), tie_word_embeddings=tied)
 
 
 PUBLISHED = {
-    "Qwen2-VL-2B": _published(1536, 28, 12, 2, 8960, 151936),
-    "Qwen2-VL-7B": _published(3584, 28, 28, 4, 18944, 152064),
-    "Qwen2-VL-72B": _published(8192, 80, 64, 8, 29568, 152064),
+    "Qwen2-VL-2B": _published(1536, 28, 12, 2, 8960, 151936, tied=True),
+    "Qwen2-VL-7B": _published(3584, 28, 28, 4, 18944, 152064, tied=False),
+    "Qwen2-VL-72B": _published(8192, 80, 64, 8, 29568, 152064, tied=False),
 }
-"""The published sizes, base and instruct alike (the hub's config.json of each), for planning without a file."""
+"""The published sizes, base and instruct alike (each hub config.json), for planning without a file."""
 
 
 _VISION_FIELDS: tuple[str, ...] = ("depth", "embed_dim", "hidden_size", "mlp_ratio", "num_heads")
