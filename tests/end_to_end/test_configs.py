@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from fixtures.command import options, vtzero
-from fixtures.published_columns import ROWS, write_source
+from fixtures.data_files import ROWS, write_source
 from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.config import RunConfig, load_config

@@ -43,7 +43,7 @@ def hub_file(hub: HubSet, limit: int | None = None, folder: Path | None = None) 
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    path = (folder or _cache_folder()) / _file_name(hub, limit)
+    path = cached_path(hub, limit, folder)
     if not path.is_file():
         try:
             write_stream(_stream(hub), path, limit)
@@ -51,6 +51,11 @@ def hub_file(hub: HubSet, limit: int | None = None, folder: Path | None = None) 
             # The libraries below raise nearly every kind of exception for a network that fails.
             raise HubError(_explanation(hub, error)) from error
     return path
+
+
+def cached_path(hub: HubSet, limit: int | None = None, folder: Path | None = None) -> Path:
+    """Where `hub_file` keeps these rows, fetched or not."""
+    return (folder or _cache_folder()) / _file_name(hub, limit)
 
 
 def write_stream(stream: Any, path: Path, limit: int | None = None) -> None:

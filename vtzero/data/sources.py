@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from vtzero.data.example import Example, Rejected
 from vtzero.data.files import SUFFIXES, open_files
-from vtzero.data.hub import hub_file
+from vtzero.data.hub import HubSet, cached_path, hub_file
 from vtzero.data.named_sets import NAMED_SETS, NamedSet
 
 
@@ -210,10 +210,21 @@ def _open(spec: str, name: str, split: str, limit: int | None, seed: int) -> Sou
     return open_files(path or _fetched(name, known, split, limit), seed, known.schemas, name)
 
 
+def missing_from_cache(spec: str, *, split: str = "train", limit: int | None = None) -> HubSet | None:
+    """What opening this source would fetch from the hub; None when everything it needs is here."""
+    if spec not in NAMED_SETS:
+        return None
+    hub = _hub_set(NAMED_SETS[spec], split)
+    return None if cached_path(hub, limit).is_file() else hub
+
+
+def _hub_set(known: NamedSet, split: str) -> HubSet:
+    return known.hub if split == "train" else replace(known.hub, split=split)
+
+
 def _fetched(name: str, known: NamedSet, split: str, limit: int | None) -> str:
-    hub = known.hub if split == "train" else replace(known.hub, split=split)
     try:
-        return str(hub_file(hub, limit))
+        return str(hub_file(_hub_set(known, split), limit))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; as data give {name}=FILE.parquet") from error
 

@@ -103,7 +103,7 @@ def _agrees(printed: float, computed: float) -> bool:
 def _dropped_digit(parts: Mapping[str, float], total: float) -> tuple[str, float] | None:
     for name, percent in parts.items():
         for tens in range(10, 100, 10):
-            mended = parts | {name: percent + tens}
+            mended = {**parts, name: percent + tens}
             if percent < 10 and _agrees(total, micro_average(mended)):
                 return name, percent + tens
     return None

@@ -4,20 +4,24 @@ For `vtzero train CONFIG --dry_run`. The memory is an estimate from shapes; it c
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from vtzero.config import ConfigError, RunConfig, dump_config
+from vtzero.data.hub import HubSet
+from vtzero.data.mixture import counts_of
 from vtzero.data.prompts import prompt_template
+from vtzero.data.sources import SourceCounts, missing_from_cache
 from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
 from vtzero.parallel.mesh import AXES, MeshSettings
 from vtzero.training.grpo import reward_functions
 from vtzero.training.huggingface import read_config
-from vtzero.training.setup import BLANK, describe_data, model_folder
+from vtzero.training.setup import BLANK, model_folder, training_source
+from vtzero.training.sft import DOCUMENTS
 from vtzero.training.state import FROZEN_PARTS
 
 _FLOAT32, _ADAM = 4, 8
@@ -58,7 +62,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         "model": config.model,
         "parameters": sizes.parameters,
         "trained_parameters": sizes.trained,
-        "data": describe_data(config),
+        "data": data_counts(config),
         "mesh": sizes.mesh,
         "completions_per_step": _completions(config),
         "tokens_per_step": _tokens(config),
@@ -67,6 +71,28 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     }
     _print(config, figures)
     return {"config": dump_config(config)} | figures
+
+
+def data_counts(config: RunConfig) -> list[dict[str, Any]]:
+    """For each source its rows, those looked at and those kept; None for one that is yet to be fetched."""
+    if config.data == (DOCUMENTS,):
+        return [{"name": DOCUMENTS, "rows": None, "kept": None, "text": f"{DOCUMENTS}: drawn without end"}]
+    split, limit = config.data_split, config.data_limit
+    missing = {s: hub for s in config.data if (hub := missing_from_cache(s, split=split, limit=limit))}
+    here = tuple(spec for spec in config.data if spec not in missing)
+    opened = counts_of(training_source(replace(config, data=here, data_weights=()))) if here else []
+    counted = {spec: _counted(counts) for spec, counts in zip(here, opened, strict=True)}
+    return [counted.get(spec) or _missing(spec, missing[spec], config) for spec in config.data]
+
+
+def _counted(counts: SourceCounts) -> dict[str, Any]:
+    return {"name": counts.name, "rows": counts.rows, "kept": counts.kept, "text": str(counts)}
+
+
+def _missing(spec: str, hub: HubSet, config: RunConfig) -> dict[str, Any]:
+    first = "all" if config.data_limit is None else f"the first {config.data_limit:,}"
+    text = f"{spec}: not here yet; training fetches {first} rows of {hub.repo}, or give {spec}=FILE.parquet"
+    return {"name": spec, "rows": None, "kept": None, "text": text}
 
 
 def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
@@ -175,7 +201,7 @@ def _print(config: RunConfig, figures: dict[str, Any]) -> None:
     print(dump_config(config))
     for name, value in figures.items():
         if isinstance(value, list):
-            print(f"{name}:", *(f"  {line}" for line in value), sep="\n")
+            print(f"{name}:", *(f"  {source['text']}" for source in value), sep="\n")
         elif isinstance(value, dict):
             print(f"{name}: " + ", ".join(f"{key} {item:,}" for key, item in value.items()))
         else:
