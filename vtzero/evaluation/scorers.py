@@ -9,11 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig
-
 from vtzero.evaluation.extraction import choice_text, last_stated_choice, paper_answer, resolve_choice
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.rewards.symbolic import parse_math, verify_math
+from vtzero.rewards.symbolic import equal
 from vtzero.rewards.text import conclusion, tagged_answer, without_tags
 
 _LETTERS = "ABCDEF"
@@ -46,12 +44,10 @@ def paper(output: str, item: BenchmarkItem) -> bool:
     it with the gold choice and letter as strings. Untagged prose that contains the article "a" counts as
     choice A. Source: the evaluation scripts of turningpoint-ai/VisualThinker-R1-Zero.
     """
-    strings = StringExtractionConfig(strings=(*_PAPER_LETTERS, *item.choices))
-    extraction = (LatexExtractionConfig(), ExprExtractionConfig(), strings)
     index = gold_index(item)
     text, letter = item.choices[index], chr(ord("A") + index)
-    gold = [text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})"]
-    return verify_math(gold=gold, target=parse_math(paper_answer(output), extraction))
+    gold = (text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})")
+    return equal(gold, paper_answer(output), strings=(*_PAPER_LETTERS, *item.choices))
 
 
 def superclevr(output: str, item: BenchmarkItem) -> bool:
@@ -62,7 +58,7 @@ def superclevr(output: str, item: BenchmarkItem) -> bool:
 
 def geoqa(output: str, item: BenchmarkItem) -> bool:
     """Whether math-verify finds output and answer equal. Source: Deep-Agent/R1-V, evaluation on GeoQA."""
-    return verify_math(gold=parse_math(output), target=parse_math(item.answer))
+    return equal(output, item.answer)
 
 
 Scorer = Callable[[str, BenchmarkItem], bool]
