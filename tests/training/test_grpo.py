@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from fixtures.fast_compile import fast_compile
 from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 
@@ -20,7 +21,7 @@ from vtzero.training.method import StepReport
 from vtzero.training.setup import Setup, set_up
 from vtzero.training.state import TrainState
 
-STEPS, SYNC_STEPS = 5, 2
+STEPS, SYNC_STEPS, SAVED, GROUP = 5, 2, 3, 8
 FROZEN = ("vision", "merger")
 OWN_REWARDS = """
 def parity(completions, completion_lengths, **columns):
@@ -62,10 +63,11 @@ def write_data(folder: Path) -> Path:
     return path
 
 
-def take_steps(method: GRPO, state: TrainState, first: int, states: list, reports: dict) -> None:
-    for index in range(first, STEPS + 1):
+def take_steps(method: GRPO, state: TrainState, steps: range, states: list, reports: dict) -> TrainState:
+    for index in steps:
         state, reports[index] = method.step(state, index)
         states.append(on_host(state))
+    return state
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def run(tmp_path_factory):
         output_dir=str(folder),
         max_steps=STEPS,
         prompts_per_step=2,
-        num_generations=3,
+        num_generations=GROUP,
         max_completion_length=5,
         max_prompt_length=200,
         learning_rate=1e-2,
@@ -93,18 +95,14 @@ def run(tmp_path_factory):
         ref_model_mixup_alpha=1.0,
     )
     setup, state = set_up(config, folder)
-    method = GRPO(setup, None)
+    with fast_compile():
+        method = GRPO(setup, None)
     states, reports = [on_host(state)], {}
     checkpoints = Checkpoints(folder / "checkpoints", keep=None)
     with jax.set_mesh(setup.mesh):
-        state, reports[1] = method.step(state, 1)
-        states.append(on_host(state))
-        state, reports[2] = method.step(state, 2)
-        states.append(on_host(state))
-        state, reports[3] = method.step(state, 3)
-        states.append(on_host(state))
-        checkpoints.save(3, state, {"data": dict(method.data_state())})
-        take_steps(method, state, 4, states, reports)
+        state = take_steps(method, state, range(1, SAVED + 1), states, reports)
+        checkpoints.save(SAVED, state, {"data": dict(method.data_state())})
+        take_steps(method, state, range(SAVED + 1, STEPS + 1), states, reports)
     checkpoints.close()
     yield Run(setup, method, folder, states, reports)
     method.close()
@@ -153,14 +151,14 @@ def test_the_divergence_is_from_the_reference_that_moved(run):
 def test_a_run_continues_from_its_checkpoint_byte_for_byte(run):
     _, fresh = set_up(run.setup.config, run.folder)
     checkpoints = Checkpoints(run.folder / "checkpoints", keep=None)
-    state = checkpoints.restore(3, fresh)
-    assert equal(on_host(state), run.states[3])
+    state = checkpoints.restore(SAVED, fresh)
+    assert equal(on_host(state), run.states[SAVED])
     assert not equal(on_host(state).reference, on_host(fresh).reference)
-    run.method.restore_data(checkpoints.read_extra(3)["data"])
-    states, reports = list(run.states[:4]), {}
+    run.method.restore_data(checkpoints.read_extra(SAVED)["data"])
+    states, reports = [], {}
     with jax.set_mesh(run.setup.mesh):
-        take_steps(run.method, state, 4, states, reports)
-    assert equal(states[STEPS], run.states[STEPS])
+        take_steps(run.method, state, range(SAVED + 1, STEPS + 1), states, reports)
+    assert equal(states[-1], run.states[STEPS])
     for step, report in reports.items():
         known = run.reports[step].metrics
         for name, value in report.metrics.items():
@@ -172,15 +170,15 @@ def test_a_checkpoint_with_a_reference_is_not_read_without_one(run):
     _, fresh = set_up(run.setup.config, run.folder)
     without = TrainState(fresh.step, fresh.trainable, fresh.frozen, fresh.opt_state)
     with pytest.raises(ValueError, match=r"has 'reference\..*which this run has not"):
-        Checkpoints(run.folder / "checkpoints", keep=None).restore(3, without)
+        Checkpoints(run.folder / "checkpoints", keep=None).restore(SAVED, without)
 
 
 def test_failed_rewards_name_the_row_and_the_completion(run):
     seen = set()
     for report in run.reports.values():
         ids = [failed.id for failed in report.failures]
-        assert ids == [name for name in dict.fromkeys(ids) for _ in range(3)]
-        assert [failed.completion for failed in report.failures] == [0, 1, 2] * (len(ids) // 3)
+        assert ids == [name for name in dict.fromkeys(ids) for _ in range(GROUP)]
+        assert [failed.completion for failed in report.failures] == [*range(GROUP)] * (len(ids) // GROUP)
         assert {failed.reason for failed in report.failures} <= {"unsure: TimeoutError: no idea"}
         assert report.metrics["unscored_completions"] == len(ids) == report.metrics["reward_failures"]
         seen |= set(ids)
@@ -190,7 +188,7 @@ def test_failed_rewards_name_the_row_and_the_completion(run):
 def test_completions_keep_their_picture_files_and_aha_words(run):
     files = {(run.folder / f"{number}.jpg").read_bytes() for number in range(6)}
     for report in run.reports.values():
-        assert len(report.completions) == 6
+        assert len(report.completions) == 2 * GROUP
         for row in report.completions:
             assert row.image in files
             assert Image.open(io.BytesIO(row.image)).format == "JPEG"

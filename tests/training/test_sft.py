@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from fixtures.fast_compile import fast_compile
 from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
@@ -49,7 +50,8 @@ def sft(folder: Path, **changes: Any) -> tuple[SFT, Any, Any]:
         "gradient_checkpointing": False,
     }
     setup, state = set_up(RunConfig(**(settings | changes)), folder)
-    return SFT(setup), setup, state
+    with fast_compile():
+        return SFT(setup), setup, state
 
 
 def sequence(folder: Path, number: int) -> tuple[dict[str, torch.Tensor], np.ndarray]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from fixtures.fast_compile import FAST_COMPILE
+from fixtures.fast_compile import FAST_COMPILE, fast_compile
 from flax import nnx
 from flax.traverse_util import flatten_dict
 from models.torch_twin import collate, random_sample, torch_twin, twin_config, vtzero_twin
@@ -265,7 +265,8 @@ def fresh_state(model: Qwen2VL, freeze: tuple[str, ...]) -> tuple[Any, TrainStat
 def test_updates_leave_frozen_bytes_alone_and_move_the_rest(model, rollout, freeze):
     parts, state = fresh_state(model, freeze)
     frozen, trainable = jax.tree.map(np.asarray, (state.frozen, state.trainable))
-    update = make_update(parts, loss_of(ITERATED), OPTIMIZER, micro_batches=2)
+    with fast_compile():
+        update = make_update(parts, loss_of(ITERATED), OPTIMIZER, micro_batches=2)
     for _ in range(5):
         state, _ = update(state, rollout, rollout.mask.sum())
     assert state.step == 5
@@ -293,7 +294,9 @@ def test_an_update_carries_the_reference_along(model, rollout):
     parts, trainable, frozen = split_model(graphdef, jax.tree.map(jnp.copy, params))
     state = jax.jit(partial(new_state, optimizer=OPTIMIZER, moving_reference=True))(trainable, frozen)
     start = jax.tree.map(np.array, state.trainable)
-    state, _ = make_update(parts, loss_of(ITERATED), OPTIMIZER)(state, rollout, rollout.mask.sum())
+    with fast_compile():
+        update = make_update(parts, loss_of(ITERATED), OPTIMIZER)
+    state, _ = update(state, rollout, rollout.mask.sum())
     jax.tree.map(np.testing.assert_array_equal, state.reference, start)
     assert min(distances(state.trainable, start).values()) > 1e-5
     followed = make_reference_sync(1.0)(state)
