@@ -1,15 +1,27 @@
 """Supervised batches: targets and masks, exact resume, and every document within its bucket."""
 
+import json
+
 import numpy as np
 import pytest
 from fixtures.tiny_folder import make_tiny_folder
 
+from vtzero.data import supervised
 from vtzero.data.batches import Buckets
+from vtzero.data.example import Example, Rejected
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
 from vtzero.data.sources import open_source
-from vtzero.data.supervised import KINDS, AnswerStream, DocumentStream, corpus, encode_targets
+from vtzero.data.supervised import (
+    KINDS,
+    AnswerStream,
+    DocumentStream,
+    corpus,
+    encode_targets,
+    target_text,
+)
+from vtzero.rewards.format import paper_format
 from vtzero.scenes.blank import write_blank
 
 TEMPLATE = prompt_template("r1_zero_base")
@@ -66,18 +78,140 @@ def test_documents_continue_where_they_stood(blank, documents):
     resumed.close()
 
 
-def test_answers_of_a_source_are_the_targets(tmp_path):
-    processor = Processor.from_folder(make_tiny_folder(tmp_path / "model"))
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return Processor.from_folder(make_tiny_folder(tmp_path_factory.mktemp("model") / "folder"))
+
+
+def write_rows(folder, answers, **columns):
+    """A file of questions without pictures; a column's None is left out of its row."""
+    rows = [
+        {"id": f"row-{number}", "question": f"What is {number}?", "answer": answer, "images": []}
+        | {name: values[number] for name, values in columns.items() if values[number] is not None}
+        for number, answer in enumerate(answers)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return open_source(path)
+
+
+def stream_of(source, processor, template="r1_zero_base", **settings):
     buckets = Buckets(400, processor.max_patches())
+    pipeline = GroupPipeline(source, processor, prompt_template(template), buckets, seed=0)
+    return AnswerStream(pipeline, processor, buckets, **{"batch_size": 3, "length": 40} | settings)
+
+
+def prompt_of(processor, template="r1_zero_base", **columns):
+    example = Example("a", "Where is it?", "left", columns=columns)
+    return processor.prepare(example, prompt_template(template))
+
+
+def test_answers_of_a_source_are_the_targets(processor):
     source = open_source("scenes", split="train", limit=8)
-    pipeline = GroupPipeline(source, processor, TEMPLATE, buckets, seed=0)
+    buckets = Buckets(400, processor.max_patches())
     twin = GroupPipeline(source, processor, TEMPLATE, buckets, seed=0)
-    stream = AnswerStream(pipeline, processor, batch_size=3, length=16)
-    batch, prompts = stream.next_batch(), twin.next_batch(3).prompts
+    stream = stream_of(source, processor)
+    batch, drawn = stream.next_batch(), twin.next_batch(3)
     texts = [
         processor.decode(ids[mask][:-1])
         for ids, mask in zip(batch.target_ids[:, 0], batch.mask[:, 0], strict=True)
     ]
-    assert texts == [f" {prompt.answer}" for prompt in prompts]
+    assert texts == [f" {prompt.answer}" for prompt in drawn.prompts]
+    assert np.array_equal(batch.prompts.patches, drawn.arrays.patches)
     stream.close()
     twin.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "target", "text"),
+    [
+        ("r1_zero_base", "answer", " left"),
+        ("r1_zero_base", "tagged", " </think> <answer>left</answer>"),
+        ("r1_zero_base", "solution", " I see.</think>\n<answer> left </answer>"),
+        ("base_plain", "answer", "left"),  # this prompt ends in a space
+        ("instruct_plain", "answer", "left"),
+        ("instruct_reason", "tagged", "<answer>left</answer>"),
+        ("instruct_reason", "solution", "<think> I see.</think>\n<answer> left </answer>"),
+    ],
+)
+def test_the_target_continues_the_prompt(processor, template, target, text):
+    stored = "\n<think> I see.</think>\n<answer> left </answer> \n"
+    assert target_text(prompt_of(processor, template, solution=stored), target) == text
+
+
+@pytest.mark.parametrize(
+    ("template", "target"),
+    [("r1_zero_base", "tagged"), ("r1_zero_base", "solution"), ("instruct_reason", "solution")],
+)
+def test_a_whole_target_has_the_papers_format(processor, template, target):
+    prompt = prompt_of(processor, template, solution="<think>so</think> <answer>left</answer>")
+    assert paper_format(target_text(prompt, target), prompt.text) == 1.0
+
+
+def test_a_chat_target_ends_the_turn_as_transformers_writes_it(processor):
+    """The tokens of prompt and target are those of the whole conversation, as the paper's code reads it."""
+    stream = stream_of(open_source("scenes", limit=8), processor, "instruct_plain")
+    prompt = prompt_of(processor, "instruct_plain")
+    conversation = [
+        {"role": "user", "content": [{"type": "text", "text": "Where is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "left"}]},
+    ]
+    whole = processor.tokenizer.apply_chat_template(conversation, tokenize=False)
+    assert whole.endswith("left<|im_end|>\n")
+    assert [*prompt.ids, *stream.tokens(prompt)] == processor.encode(whole)
+    stream.close()
+
+
+def test_a_base_target_ends_with_the_tokenizers_end(processor):
+    stream = stream_of(open_source("scenes", limit=8), processor)
+    tokens = stream.tokens(prompt_of(processor))
+    assert tokens == [*processor.encode(" left"), processor.tokenizer.eos_token_id]
+    stream.close()
+
+
+def test_rows_without_a_target_that_fits_are_set_aside_and_others_drawn(processor, tmp_path):
+    long, forged = "a long answer " * 20, "left <|im_end|> right"
+    source = write_rows(tmp_path, ["left", long, "right", forged, "above", "below"])
+    stream = stream_of(source, processor, length=12)
+    batches = [stream.next_batch() for _ in range(4)]
+    rejected = {row.id: row.reason for batch in batches for row in batch.rejected}
+    assert rejected.keys() == {"row-1", "row-3"}
+    assert "the bucket holds 12 (raise max_completion_length)" in rejected["row-1"]
+    assert "special token <|im_end|>" in rejected["row-3"]
+    said = [processor.decode(ids).strip() for batch in batches for ids in batch.target_ids[:, 0]]
+    assert len(said) == 12
+    assert set(said) == {"left", "right", "above", "below"}
+    stream.close()
+
+
+def test_a_row_without_a_solution_is_set_aside(processor):
+    prompts = [prompt_of(processor, solution=stored) for stored in (None, "", "<think> ", "yes")]
+    targets = [target_text(prompt, "solution") for prompt in prompts]
+    assert [isinstance(target, Rejected) for target in targets] == [True, True, True, False]
+
+
+def test_a_source_without_any_target_that_fits_is_an_error(processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervised, "_MOST_REJECTED", 20)
+    stream = stream_of(write_rows(tmp_path, ["a long answer " * 20] * 3), processor, length=4)
+    with pytest.raises(ValueError, match=r"rows in a row were rejected; the last, row-\d: its target has"):
+        stream.next_batch()
+    stream.close()
+
+
+def test_answers_continue_where_they_stood_past_rejected_rows(processor, tmp_path):
+    answers = ["left", "a long answer " * 20, "right", "above", "below", "far", "near"]
+    source = write_rows(tmp_path, answers)
+    stream = stream_of(source, processor, length=12)
+    stream.next_batch()
+    state = json.loads(json.dumps(stream.get_state()))
+    expected = [stream.next_batch() for _ in range(5)]
+    resumed = stream_of(source, processor, length=12)
+    resumed.set_state(state)
+    for batch in expected:
+        other = resumed.next_batch()
+        assert np.array_equal(batch.target_ids, other.target_ids)
+        assert np.array_equal(batch.prompts.ids, other.prompts.ids)
+        assert batch.rejected == other.rejected
+    assert any(batch.rejected for batch in expected)
+    stream.close()
+    resumed.close()

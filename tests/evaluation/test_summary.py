@@ -14,7 +14,7 @@ from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.results import EvaluationResult, ItemResult, ResultFiles, summary
 from vtzero.evaluation.tables import summary_table
 from vtzero.evaluation.totals import wilson_interval
-from vtzero.evaluation.verdicts import is_correct
+from vtzero.evaluation.verdicts import judge
 
 CHOICES = ("left", "right")
 
@@ -23,7 +23,7 @@ SETTINGS = {"model": "tiny", "prompt_template": "r1_zero_base", "max_pixels": 10
 
 
 def item(name, task, output, tokens, *, terminated=True, answer="right", paper=None):
-    strict, lenient = is_correct(output, BenchmarkItem(name, task, "Where?", CHOICES, answer))
+    verdict = judge(output, BenchmarkItem(name, task, "Where?", CHOICES, answer), "choices")
     return ItemResult(
         task=task,
         id=name,
@@ -33,8 +33,8 @@ def item(name, task, output, tokens, *, terminated=True, answer="right", paper=N
         choices=CHOICES,
         answer=answer,
         output=output,
-        correct=strict,
-        correct_lenient=lenient,
+        correct=verdict.correct,
+        correct_lenient=verdict.correct_lenient,
         tokens=tokens,
         terminated=terminated,
         correct_paper=paper,
@@ -180,7 +180,8 @@ def test_stored_items_can_be_scored_again(result, tmp_path):
     for line in path.read_bytes().splitlines():
         row = json.loads(line)
         stored = BenchmarkItem(row["id"], row["task"], row["question"], row["choices"], row["answer"])
-        assert is_correct(row["output"], stored) == (row["correct"], row["correct_lenient"])
+        verdict = judge(row["output"], stored, "choices")
+        assert (verdict.correct, verdict.correct_lenient) == (row["correct"], row["correct_lenient"])
 
 
 def test_starting_afresh_replaces_both_files(result, tmp_path):

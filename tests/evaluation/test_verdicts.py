@@ -3,7 +3,7 @@
 import pytest
 
 from vtzero.evaluation.items import BenchmarkItem
-from vtzero.evaluation.verdicts import Verdict, check_answer, is_correct, judge
+from vtzero.evaluation.verdicts import Verdict, check_answer, judge
 
 CHOICES = BenchmarkItem("1", "", "Where?", ("table", "chair"), "table")
 
@@ -22,7 +22,8 @@ def number(answer):
     ],
 )
 def test_strict_and_lenient_of_an_open_question(output, expected):
-    assert is_correct(output, BenchmarkItem("1", "", "How many?", (), "4 cubes")) == expected
+    verdict = judge(output, BenchmarkItem("1", "", "How many?", (), "4 cubes"), "choices")
+    assert (verdict.correct, verdict.correct_lenient) == expected
 
 
 def test_the_papers_free_credit_is_kept_apart():

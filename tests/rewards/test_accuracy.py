@@ -1,18 +1,22 @@
-"""The accuracy rewards: the paper's truth table row by row, strict, lenient, odd inputs."""
+"""The accuracy rewards: the paper's truth table row by row, its siblings', strict, lenient, odd inputs."""
 
 import random
 import threading
 
 import pytest
 
+from vtzero.rewards import symbolic
 from vtzero.rewards.accuracy import (
     accuracy_lenient,
+    accuracy_math_verify,
     accuracy_paper,
+    accuracy_r1_v,
     accuracy_strict,
     lenient_accuracy,
-    paper_accuracy,
     strict_accuracy,
 )
+from vtzero.rewards.runner import NamedReward, score
+from vtzero.rewards.symbolic import SymbolicTimeoutError
 
 # reference/original-systems.md §1.4, measured with the paper's math-verify 0.5.2
 PAPER_TABLE = [
@@ -50,6 +54,11 @@ ODD_INPUTS = [
 ]
 
 
+def paper_accuracy(completion: str, answer: str) -> float:
+    (reward,) = accuracy_paper([completion], [answer])
+    return reward
+
+
 @pytest.mark.parametrize(("completion", "answer", "reward"), PAPER_TABLE)
 def test_paper_truth_table(completion: str, answer: str, reward: float) -> None:
     assert paper_accuracy(completion, answer) == reward
@@ -77,6 +86,104 @@ def test_paper_scores_the_same_off_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert scores == [reward for _, _, reward in PAPER_TABLE] + [1.0]
+
+
+R1_V_TABLE = [
+    # (completion, stored solution, reward)
+    ("I count the cubes: one, two. So there are 3", "<answer> 3 </answer>", 1.0),
+    ("I count 4 cubes and 3", "<answer> 3 </answer>", 1.0),
+    ("I count 3 cubes and 4", "<answer> 3 </answer>", 0.0),
+    ("So there are 3", "<answer>3</answer>", 0.0),
+    ("<answer>3</answer>", "<answer>3</answer>", 1.0),
+    ("<answer> 3 </answer>", "<answer>3</answer>", 1.0),
+    ("<think>3\n4</think> <answer> 3.0 </answer>", "<answer> 3 </answer>", 1.0),
+    ("<answer>\nchair\n</answer>", "<answer> chair </answer>", 0.0),
+    ("<answer>Chair</answer>", "<answer> chair </answer>", 0.0),
+    ("chair", "<answer> chair </answer>", 1.0),
+    ("chair", "chair", 1.0),
+    ("<answer>point B</answer>", "<answer> B </answer>", 0.0),
+    ("so $x = \\frac{1}{2}$", "<think>halve it</think>\n\n<answer>$0.5$</answer>", 1.0),
+    ("<answer>cup</answer><answer>chair</answer>", "<answer> cup </answer>", 1.0),
+]
+
+
+@pytest.mark.parametrize(("completion", "solution", "reward"), R1_V_TABLE)
+def test_r1_v_reads_the_stored_solution(completion: str, solution: str, reward: float) -> None:
+    answer = solution.replace("<answer>", "").replace("</answer>", "").strip()
+    assert accuracy_r1_v([completion], [answer], [solution]) == [reward]
+
+
+def test_r1_v_without_a_stored_solution_spaces_the_answer_as_r1_v_stores_it() -> None:
+    completions = ["So there are 3", "So there are 4", "<answer>chair</answer>"]
+    answers = ["3", "3", "chair"]
+    assert accuracy_r1_v(completions, answers) == [1.0, 0.0, 1.0]
+    # A mixture of sources has the column in some of its rows only.
+    assert accuracy_r1_v(completions, answers, ["<answer>3</answer>", None, None]) == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
+        ("<think>2 of 4</think><answer>1/2</answer>", "0.5", 1.0),
+        ("<answer>$\\frac{2}{4}$</answer> or 7", "1/2", 1.0),
+        ("<answer>3</answer> <answer>4</answer>", "3", 0.0),
+        ("<answer>3</answer> <answer>4</answer>", "4", 1.0),
+        ("<think>3</think> it is 4", "4", 1.0),
+        ("<think>4</think> it is 3", "4", 0.0),
+        ("the answer is 4.0", "4", 1.0),
+        ("so <answer> 4", "4", 1.0),
+        ("<answer>140°</answer>", "140°", 1.0),
+        ("<answer>2,500</answer>", "2500", 1.0),
+        ("<answer>The Chair.</answer>", "the chair", 1.0),
+        ("the chair", "the chair", 0.0),
+        ("<answer>chair 1</answer>", "sofa 1", 1.0),  # equal numbers: math-verify sees nothing else
+        ("", "4", 0.0),
+        ("<answer></answer>", "", 0.0),
+    ],
+)
+def test_math_verify_compares_the_tagged_answer(completion: str, answer: str, reward: float) -> None:
+    assert accuracy_math_verify([completion], [answer]) == [reward]
+
+
+def test_numbers_in_any_form_equal_themselves_and_no_other() -> None:
+    draw = random.Random(5)
+    pairs = [(draw.randint(1, 99), draw.choice([1, 2, 4, 5, 8])) for _ in range(60)]
+    said = [f"<answer>{top / bottom}</answer>" for top, bottom in pairs]
+    tex = [f"${{\\frac{{{top}}}{{{bottom}}}}}$" for top, bottom in pairs]
+    assert accuracy_math_verify(said, tex) == [1.0] * 60
+    others = [f"{top + 1}/{bottom}" for top, bottom in pairs]
+    assert accuracy_math_verify(said, others) == [0.0] * 60
+
+
+# The power is computed in one instruction, which no exception can interrupt.
+ENDLESS = "$9^{9^{9}}$"
+
+
+@pytest.fixture
+def half_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symbolic, "TIME_LIMIT_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("half_a_second")
+@pytest.mark.parametrize("reward", [accuracy_paper, accuracy_r1_v, accuracy_math_verify])
+def test_what_takes_too_long_has_no_score_and_a_reason(reward) -> None:
+    # As text the third is right, whatever math-verify would say.
+    completions = ["so it is 5", f"so it is {ENDLESS}", f"<answer>{ENDLESS} 5</answer>"]
+    answers = [" 5 ", " 5 ", f"{ENDLESS} 5"]
+    scores = reward(completions, answers)
+    assert (scores[0], scores[2]) == (1.0, 1.0)
+    assert isinstance(scores[1], SymbolicTimeoutError)
+
+
+@pytest.mark.usefixtures("half_a_second")
+def test_the_runner_records_what_took_too_long() -> None:
+    columns = {"answer": [" 5 ", " 5 "]}
+    result = score([NamedReward("f", accuracy_paper)], ["so 5", f"so {ENDLESS}"], columns)
+    assert result.total[0] == 1.0
+    assert str(result.total[1]) == "nan"
+    (failure,) = result.failures
+    assert (failure.function_name, failure.sample_index) == ("f", 1)
+    assert "longer than 0.5 s" in failure.reason
 
 
 @pytest.mark.parametrize(
@@ -191,6 +298,7 @@ def test_odd_inputs_score_zero(completion: str, answer: str) -> None:
     # The paper gives an empty answer to whoever says nothing: its whole-text equality.
     said_nothing = completion.strip() in ("", "<answer></answer>")
     assert paper_accuracy(completion, answer) == float(answer == "" and said_nothing)
+    assert accuracy_math_verify([completion], [answer]) == [0.0]
 
 
 def test_strict_implies_lenient_on_random_texts() -> None:
@@ -219,7 +327,10 @@ def test_list_versions_score_each_completion_with_its_own_columns() -> None:
     assert accuracy_lenient(completions, answers, options, **columns) == [1.0, 1.0, 0.0]
 
 
-@pytest.mark.parametrize("reward", [accuracy_paper, accuracy_strict, accuracy_lenient])
+REWARDS = [accuracy_paper, accuracy_r1_v, accuracy_math_verify, accuracy_strict, accuracy_lenient]
+
+
+@pytest.mark.parametrize("reward", REWARDS)
 def test_columns_of_another_length_are_an_error(reward) -> None:
     with pytest.raises(ValueError, match="shorter"):
         reward(["one", "two"], ["one"])

@@ -40,15 +40,20 @@ def message(spec: str) -> str:
 
 
 def test_registered_names() -> None:
-    assert set(REWARDS) == {"accuracy_paper", "accuracy_strict", "accuracy_lenient", "format_paper", "length"}
+    accuracy = {f"accuracy_{name}" for name in ("paper", "strict", "math_verify", "r1_v", "lenient")}
+    names = ("paper", "open_r1", "no_dotall", "r1_multimodal_journey", "tags_only")
+    assert set(REWARDS) == accuracy | {f"format_{name}" for name in names} | {"length", "soft_overlong"}
     assert load_reward("accuracy_paper") is accuracy_paper
+
+
+SETTINGS = {"max_completion_length": 5, "soft_punish_cache": 2}
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_registered_reward_takes_the_same_call(name: str) -> None:
     columns = {"prompts": ["<think>"], "answer": ["left"], "completion_lengths": [4], "scene": ["7"]}
-    (reward,) = load_reward(name)(["a</think><answer>left</answer>"], **columns)
-    assert reward == (0.004 if name == "length" else 1.0)
+    (reward,) = load_reward(name, SETTINGS)(["a</think><answer>left</answer>"], **columns)
+    assert reward == {"length": 0.004, "soft_overlong": -0.5}.get(name, 1.0)
 
 
 def test_a_function_in_a_file(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

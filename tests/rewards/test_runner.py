@@ -65,6 +65,19 @@ def test_a_failure_leaves_other_functions_alone() -> None:
     np.testing.assert_array_equal(result.total, [np.nan, 5.0])
 
 
+def test_an_exception_in_the_place_of_a_score_is_its_reason() -> None:
+    calls: list[int] = []
+
+    def some_fail(completions, **_):
+        calls.append(len(completions))
+        return [0.5, TimeoutError("took too long"), 1.0]
+
+    values, failures = scores(some_fail, ["a", "b", "c"])
+    np.testing.assert_array_equal(values, [0.5, np.nan, 1.0])
+    assert failures == [RewardFailure("f", 1, "TimeoutError: took too long")]
+    assert calls == [3]
+
+
 def test_each_sample_alone_keeps_its_own_columns() -> None:
     def divide(completions, numerator, **_):
         return [value / len(text) for text, value in zip(completions, numerator, strict=True)]

@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from vtzero.rewards.text import conclusion, last_option, normalized, tagged_answer, without_tags, words
+from vtzero.rewards.text import (
+    AHA_WORDS,
+    aha_words,
+    conclusion,
+    last_option,
+    normalized,
+    tagged_answer,
+    without_tags,
+    words,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +86,25 @@ def test_last_option(text: str, option: str | None) -> None:
 def test_no_options_means_no_option() -> None:
     assert last_option("left", []) is None
     assert last_option("left", ["", " "]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Wait, aha! Let me VERIFY and double-check.", ["wait", "aha", "verify", "check"]),
+        ("possible, Possibly; impossible", ["possibl"] * 2),
+        ("waiting checked yeti verifying", []),
+        ("<think>yet</think>\nyet", ["yet", "yet"]),
+        ("", []),
+    ],
+)
+def test_aha_words(text: str, found: list[str]) -> None:
+    assert aha_words(text) == found
+
+
+def test_aha_words_are_found_among_random_others() -> None:
+    draw = random.Random(13)
+    for _ in range(200):
+        drawn = draw.choices([*AHA_WORDS, "await", "checker", "so", "verified"], k=draw.randint(0, 12))
+        text = draw.choice([" ", ", ", "\n", "-"]).join(draw.choice([word, word.upper()]) for word in drawn)
+        assert aha_words(text) == [word for word in drawn if word in AHA_WORDS]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vtzero.training.completions import (
     CompletionRow,
+    image_file,
     png_bytes,
     read_completions,
     remove_completions_after,
@@ -37,7 +38,12 @@ def picture(seed: int) -> Image.Image:
 def test_every_value_comes_back(tmp_path: Path) -> None:
     image = png_bytes(picture(0))
     write_completions(
-        tmp_path, 3, [row(1, image=image), row(2, rewards={"accuracy": math.nan, "format": 0.0})]
+        tmp_path,
+        3,
+        [
+            row(1, image=image, aha_words=["wait", "yet", "wait"]),
+            row(2, rewards={"accuracy": math.nan, "format": 0.0}),
+        ],
     )
     common = {"step": 3, "task": "count", "advantage": -0.25}
     assert read_completions(tmp_path) == [
@@ -47,6 +53,7 @@ def test_every_value_comes_back(tmp_path: Path) -> None:
             "image": {"bytes": image, "path": None},
             "completion": "<think>…</think> 1\n",
             "answer": "1",
+            "aha_words": ["wait", "yet", "wait"],
             "rewards/accuracy": 1.0,
             "rewards/format": 0.5,
         },
@@ -56,6 +63,7 @@ def test_every_value_comes_back(tmp_path: Path) -> None:
             "image": None,
             "completion": "<think>…</think> 2\n",
             "answer": "2",
+            "aha_words": [],
             "rewards/accuracy": None,
             "rewards/format": 0.0,
         },
@@ -75,6 +83,7 @@ def test_columns_have_the_same_order_and_types_whatever_the_rows(tmp_path: Path)
         "completion",
         "answer",
         "task",
+        "aha_words",
         "rewards/accuracy",
         "rewards/format",
         "advantage",
@@ -89,6 +98,14 @@ def test_an_image_is_a_png_without_loss() -> None:
     image = Image.open(io.BytesIO(png_bytes(picture(1))))
     assert image.format == "PNG"
     assert np.array_equal(np.asarray(image), np.asarray(picture(1)))
+
+
+def test_an_images_own_file_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "picture.jpg"
+    picture(2).save(path, quality=60)
+    assert image_file(path) == path.read_bytes()
+    assert image_file(path.read_bytes()) == path.read_bytes()
+    assert image_file(picture(2)) == png_bytes(picture(2))
 
 
 def test_steps_are_read_in_order_and_as_many_as_asked_for(tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from vtzero.training.completions import CompletionRow, read_completions, write_completions
-from vtzero.training.metrics import MetricsLog, RejectedLog, length_metrics, read_metrics, reward_metrics
+from vtzero.training.metrics import (
+    MetricsLog,
+    RejectedLog,
+    aha_metrics,
+    length_metrics,
+    read_metrics,
+    reward_metrics,
+)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -235,3 +242,9 @@ def test_reward_metrics_of_one_score_and_of_none() -> None:
 def test_reward_metrics_need_a_name_each() -> None:
     with pytest.raises(ValueError, match="1 reward names for 2 rows"):
         reward_metrics(["accuracy"], np.zeros((2, 3)))
+
+
+def test_aha_words_are_counted_over_all_completions() -> None:
+    found = [["wait", "check", "wait"], [], ["wait", "possibl"]]
+    nothing = {"aha/aha": 0.0, "aha/verify": 0.0, "aha/yet": 0.0}
+    assert aha_metrics(found) == nothing | {"aha/wait": 3.0, "aha/check": 1.0, "aha/possibl": 1.0}

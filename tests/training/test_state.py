@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures.fast_compile import FAST_COMPILE
+import torch
+from fixtures.fast_compile import FAST_COMPILE, fast_compile
 from flax import nnx
 from flax.traverse_util import flatten_dict
 from models.torch_twin import collate, random_sample, torch_twin, twin_config, vtzero_twin
@@ -24,6 +25,7 @@ from vtzero.training.state import (
     FROZEN_PARTS,
     TrainState,
     accumulate,
+    make_reference_sync,
     make_update,
     new_state,
     split_batch,
@@ -180,6 +182,7 @@ def test_frozen_parts_have_no_gradient_and_no_optimizer_state(model, rollout, fr
     state = jax.eval_shape(partial(new_state, optimizer=OPTIMIZER), trainable, frozen)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
     assert len(moments) == 2 * len(everything - expected)
+    assert sum(leaf.size for leaf in moments) == 2 * sum(leaf.size for leaf in jax.tree.leaves(trainable))
 
     def gradient(trainable: Any) -> Any:
         loss = loss_of(ITERATED)
@@ -217,6 +220,29 @@ def test_a_frozen_vision_encoder_costs_no_backward_pass(model, rollout, remat):
     assert saved > 1.7 * forward
 
 
+def update_flops(model: Qwen2VL, rollout: Rollout, freeze: tuple[str, ...]) -> float:
+    """Of the whole update as it is compiled: loss, gradient and optimizer."""
+    graphdef, params = nnx.split(model)
+    parts, trainable, frozen = split_model(graphdef, params, freeze)
+    state = jax.eval_shape(partial(new_state, optimizer=OPTIMIZER), trainable, frozen)
+    update = make_update(parts, loss_of(ITERATED), OPTIMIZER)
+    compiled = update.lower(state, rollout, rollout.mask.sum()).compile(compiler_options=FAST_COMPILE)
+    return compiled.cost_analysis()["flops"]
+
+
+def test_frozen_parts_make_the_compiled_update_cheaper(model, rollout):
+    everything = update_flops(model, rollout, ())
+    vision = update_flops(model, rollout, ("vision",))
+    whole_tower = update_flops(model, rollout, ("vision", "merger"))
+    llm = update_flops(model, rollout, ("llm",))
+    assert whole_tower < vision < 0.8 * everything
+    # The gradient still passes through the decoder to the pictures. What is spared is the gradient of its
+    # matrices, one product for each of them and each row of prompts and completions.
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model.model.layers)) if leaf.ndim == 3)
+    rows = BATCH * (rollout.prompts.ids.shape[1] + GROUP * LENGTH)
+    assert everything - llm > 2 * rows * matrices
+
+
 def test_unknown_parts_and_nothing_left_to_train_are_errors(model):
     graphdef, params = nnx.split(model)
     with pytest.raises(ValueError, match=r"freeze names 'visual'; the parts are vision, merger, llm"):
@@ -235,15 +261,46 @@ def fresh_state(model: Qwen2VL, freeze: tuple[str, ...]) -> tuple[Any, TrainStat
     return parts, new_state(trainable, frozen, OPTIMIZER)
 
 
-def test_updates_leave_frozen_bytes_alone_and_move_the_rest(model, rollout):
-    parts, state = fresh_state(model, ("vision", "llm"))
+@pytest.mark.parametrize("freeze", [("vision", "merger"), ("llm",), ("vision", "llm")], ids="+".join)
+def test_updates_leave_frozen_bytes_alone_and_move_the_rest(model, rollout, freeze):
+    parts, state = fresh_state(model, freeze)
     frozen, trainable = jax.tree.map(np.asarray, (state.frozen, state.trainable))
-    update = make_update(parts, loss_of(ITERATED), OPTIMIZER, micro_batches=2)
-    for _ in range(2):
+    with fast_compile():
+        update = make_update(parts, loss_of(ITERATED), OPTIMIZER, micro_batches=2)
+    for _ in range(5):
         state, _ = update(state, rollout, rollout.mask.sum())
-    assert state.step == 2
+    assert state.step == 5
     jax.tree.map(np.testing.assert_array_equal, state.frozen, frozen)
     assert all(distance > 1e-4 for distance in distances(state.trainable, trainable).values())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 0.6, 1.0])
+def test_a_reference_follows_as_trls_does(alpha):
+    rng = np.random.default_rng(11)
+    old, new = ({"a": rng.normal(size=(3, 4)), "b": rng.normal(size=5)} for _ in range(2))
+    old, new = jax.tree.map(np.float32, (old, new))
+    state = TrainState(jnp.int32(7), jax.tree.map(jnp.asarray, new), {}, {}, jax.tree.map(jnp.asarray, old))
+    moved = make_reference_sync(alpha)(state)
+    for name, before in old.items():
+        expected = torch.tensor(before).mul_(1.0 - alpha).add_(torch.tensor(new[name]), alpha=alpha)
+        np.testing.assert_allclose(moved.reference[name], expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(moved.trainable[name], new[name])
+    if alpha == 1:
+        jax.tree.map(np.testing.assert_array_equal, moved.reference, new)
+
+
+def test_an_update_carries_the_reference_along(model, rollout):
+    graphdef, params = nnx.split(model)
+    parts, trainable, frozen = split_model(graphdef, jax.tree.map(jnp.copy, params))
+    state = jax.jit(partial(new_state, optimizer=OPTIMIZER, moving_reference=True))(trainable, frozen)
+    start = jax.tree.map(np.array, state.trainable)
+    with fast_compile():
+        update = make_update(parts, loss_of(ITERATED), OPTIMIZER)
+    state, _ = update(state, rollout, rollout.mask.sum())
+    jax.tree.map(np.testing.assert_array_equal, state.reference, start)
+    assert min(distances(state.trainable, start).values()) > 1e-5
+    followed = make_reference_sync(1.0)(state)
+    jax.tree.map(np.testing.assert_array_equal, followed.reference, state.trainable)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ class Processor:
     def prepare(self, example: Example, template: PromptTemplate) -> PreparedPrompt | Rejected:
         """Render, tokenize, cut into patches; Rejected for a bad image or a special token in the text."""
         body = question_body(example.question, example.options)
-        if forbidden := self._special_token_in(body):
+        if forbidden := self.special_token_in(body):
             return Rejected(example.id, f"the question or an option contains the special token {forbidden}")
         try:
             patches, grids = self._cut(example.images)
@@ -149,7 +149,8 @@ class Processor:
         block = (vision.patch_size * vision.spatial_merge_size) ** 2
         return images * vision.merge_count * (self.image_processor.size["longest_edge"] // block)
 
-    def _special_token_in(self, text: str) -> str | None:
+    def special_token_in(self, text: str) -> str | None:
+        """The first special token that a text spells out, as which it would be read; None without one."""
         found = self._special.intersection(self.encode(text))
         return str(self.tokenizer.convert_ids_to_tokens(min(found))) if found else None
 

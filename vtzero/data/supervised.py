@@ -7,7 +7,7 @@ tiny base model is made. Both continue exactly from their saved state. Knows no 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -52,18 +52,98 @@ class SupervisedStream(Protocol):
         """Stop preparing ahead."""
 
 
-class AnswerStream:
-    """Each prompt of a pipeline with its answer, and the stop token, as the one target."""
+SftTarget = Literal["answer", "tagged", "solution"]
+TURN_END = "<|im_end|>\n"
+_CHAT, _THOUGHT = "<|im_start|>assistant\n", "<think>"
+_MOST_REJECTED = 1000
 
-    def __init__(self, pipeline: GroupPipeline, processor: Processor, batch_size: int, length: int):
-        self._pipeline, self._processor = pipeline, processor
-        self._batch_size, self._length = batch_size, length
+
+def target_text(prompt: PreparedPrompt, target: SftTarget) -> str | Rejected:
+    """What is to be said after a prompt, without what ends it; Rejected where the row does not have it.
+
+    - "answer": the bare answer, as in the paper's supervised baseline;
+    - "tagged": `<answer>…</answer>` around it;
+    - "solution": the row's column `solution` as it is stored, thought and tags included.
+
+    Tags continue a prompt that ends with `<think>`: it is closed at once, or not opened again. A space comes
+    first, unless the prompt ends in white space, as the assistant's turn of a chat does.
+    """
+    opened = prompt.text.endswith(_THOUGHT)
+    text = prompt.answer
+    if target == "tagged":
+        text = f"{'</think> ' if opened else ''}<answer>{prompt.answer}</answer>"
+    elif target == "solution":
+        text = str(prompt.example.columns.get("solution") or "").strip()
+        text = text.removeprefix(_THOUGHT).lstrip() if opened else text
+        if not text:
+            return Rejected(prompt.id, "it has no solution (sft_target answer or tagged needs none)")
+    return text if prompt.text[-1:].isspace() else f" {text}"
+
+
+class AnswerStream:
+    """Each prompt of a pipeline with one target, its answer; a row whose target does not fit is set aside."""
+
+    def __init__(
+        self,
+        pipeline: GroupPipeline,
+        processor: Processor,
+        buckets: Buckets,
+        *,
+        batch_size: int,
+        length: int,
+        target: SftTarget = "answer",
+    ):
+        """`length`: tokens that a target may have, its end included."""
+        self._pipeline, self._processor, self._buckets = pipeline, processor, buckets
+        self._batch_size, self._length, self._target = batch_size, length, target
 
     def next_batch(self) -> SupervisedBatch:
-        batch = self._pipeline.next_batch(self._batch_size)
-        targets = [[f" {prompt.answer}"] for prompt in batch.prompts]
-        ids, mask = encode_targets(self._processor, targets, self._length)
-        return SupervisedBatch(batch.arrays, ids, mask, batch.rejected)
+        """The next batch; for each row that is set aside another is drawn.
+
+        Raises ValueError when a thousand rows in a row have no target that fits.
+        """
+        prompts: list[PreparedPrompt] = []
+        targets: list[list[int]] = []
+        rejected: list[Rejected] = []
+        in_a_row = 0
+        while len(prompts) < self._batch_size:
+            drawn = self._pipeline.next_batch(self._batch_size - len(prompts))
+            rejected += drawn.rejected
+            for prompt in drawn.prompts:
+                tokens = self.tokens(prompt)
+                if not isinstance(tokens, Rejected):
+                    prompts.append(prompt)
+                    targets.append(tokens)
+                    in_a_row = 0
+                    continue
+                rejected.append(tokens)
+                in_a_row += 1
+            if in_a_row >= _MOST_REJECTED:
+                last = rejected[-1]
+                raise ValueError(
+                    f"{in_a_row} rows in a row were rejected; the last, {last.id}: {last.reason}"
+                )
+        ids, mask = _pad([[tokens] for tokens in targets], self._length, self._processor.pad_id)
+        arrays = collate(prompts, self._buckets, self._processor.pad_id)
+        return SupervisedBatch(arrays, ids, mask, rejected)
+
+    def tokens(self, prompt: PreparedPrompt) -> list[int] | Rejected:
+        """The target's token ids: the text, and its end.
+
+        A chat's turn ends as its template writes it, `<|im_end|>` and a line break, which the paper's code
+        counts too; any other text with the tokenizer's end.
+        """
+        text = target_text(prompt, self._target)
+        if isinstance(text, Rejected):
+            return text
+        if forbidden := self._processor.special_token_in(text):
+            return Rejected(prompt.id, f"its target contains the special token {forbidden}")
+        chat = prompt.text.endswith(_CHAT)
+        tokens = self._processor.encode(text + TURN_END) if chat else _ended(self._processor, text)
+        if len(tokens) > self._length:
+            reason = f"its target has {len(tokens)} tokens, the bucket holds {self._length}"
+            return Rejected(prompt.id, f"{reason} (raise max_completion_length)")
+        return tokens
 
     def get_state(self) -> Mapping[str, Any]:
         return self._pipeline.get_state()
@@ -177,15 +257,27 @@ def encode_targets(
 
     Raises ValueError for a text that is too long.
     """
-    ids = np.full((len(targets), len(targets[0]), length), processor.pad_id, np.int32)
+    tokens = [[_ended(processor, text) for text in texts] for texts in targets]
+    for row, texts in zip(tokens, targets, strict=True):
+        for ids, text in zip(row, texts, strict=True):
+            if len(ids) > length:
+                raise ValueError(f"a target has {len(ids)} tokens, the bucket holds {length}: {text!r}")
+    return _pad(tokens, length, processor.pad_id)
+
+
+def _ended(processor: Processor, text: str) -> list[int]:
+    return [*processor.encode(text), processor.tokenizer.eos_token_id]
+
+
+def _pad(
+    tokens: Sequence[Sequence[Sequence[int]]], length: int, pad_id: int
+) -> tuple[Int[np.ndarray, "batch group length"], Bool[np.ndarray, "batch group length"]]:
+    ids = np.full((len(tokens), len(tokens[0]), length), pad_id, np.int32)
     mask = np.zeros(ids.shape, bool)
-    for row, texts in enumerate(targets):
-        for place, text in enumerate(texts):
-            tokens = [*processor.encode(text), processor.tokenizer.eos_token_id]
-            if len(tokens) > length:
-                raise ValueError(f"a target has {len(tokens)} tokens, the bucket holds {length}: {text!r}")
-            ids[row, place, : len(tokens)] = tokens
-            mask[row, place, : len(tokens)] = True
+    for row, targets in enumerate(tokens):
+        for place, target in enumerate(targets):
+            ids[row, place, : len(target)] = target
+            mask[row, place, : len(target)] = True
     return ids, mask
 
 

@@ -20,6 +20,7 @@ from vtzero.evaluation.totals import (
     official_total,
     task_totals,
 )
+from vtzero.rewards.symbolic import SymbolicError
 
 _SHOWN_TEXT = 160  # characters of an output in the list of differences
 
@@ -120,7 +121,10 @@ def _verdict(score: Scorer, scorer: str, row: Prediction) -> bool:
         )
     if scorer == "superclevr" and not item.answer.isdecimal():
         raise ValueError(f"item {item.id!r}: its answer {item.answer!r} is no count; use another scorer")
-    return score(row.output or "", item)
+    try:
+        return score(row.output or "", item)
+    except SymbolicError as error:
+        raise ValueError(f"item {item.id!r} cannot be scored: {error}") from error
 
 
 def _chosen(rows: Sequence[Prediction], require_tags: bool) -> list[str]:

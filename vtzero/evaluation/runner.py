@@ -19,8 +19,9 @@ from vtzero.data.prompts import PromptTemplate
 from vtzero.evaluation.benchmarks import Benchmark, as_asked, benchmark_item
 from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.results import EvaluationResult, ItemResult
-from vtzero.evaluation.verdicts import Scoring, check_answer, judge
+from vtzero.evaluation.verdicts import Scoring, Verdict, check_answer, judge
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.rewards.symbolic import SymbolicError
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
@@ -84,7 +85,8 @@ def evaluate(
 
     The last batch is filled up with a repeated prompt, so that one program serves all batches; what the
     repetitions say is dropped. An item's random key depends on `seed` and its place in the benchmark, not on
-    `batch_size`. Items that cannot be asked (a bad image, a prompt longer than the bucket) are set aside.
+    `batch_size`. Items that cannot be asked (a bad image, a prompt longer than the bucket) are set aside, and
+    so are those whose answer cannot be judged (math-verify runs out of time).
     `forced_opening` is put before the model's own words and scored with them. Items that are `done` are part
     of the result and not asked again. After each batch `on_batch` is called with its items, and `progress`
     with the number of items that are through, set aside or not, and the number of all.
@@ -102,8 +104,10 @@ def evaluate(
         if batch.arrays is not None:
             keys = sample_keys(jax.random.key(seed), 0, _numbers(batch, batch_size), 1)
             completions = sampler(pieces, batch.arrays, keys, parameters)
-            items = list(_read(completions, batch.questions, processor, forced_opening, benchmark.scoring))
+            read = list(_read(completions, batch.questions, processor, forced_opening, benchmark.scoring))
+            items = [row for row in read if isinstance(row, ItemResult)]
             result.items.extend(items)
+            result.rejected.extend(row for row in read if isinstance(row, Rejected))
             if on_batch is not None:
                 on_batch(items)
         result.rejected.extend(batch.rejected)
@@ -234,17 +238,20 @@ def _read(
     processor: Processor,
     opening: str,
     scoring: Scoring,
-) -> Iterator[ItemResult]:
+) -> Iterator[ItemResult | Rejected]:
     ids, lengths, terminated = jax.device_get((completions.ids, completions.lengths, completions.terminated))
     for row, question in enumerate(questions):
         length = int(lengths[row, 0])
         output = opening + processor.decode(ids[row, 0, :length])
         said = _Said(output, opening, length, bool(terminated[row, 0]))
-        yield _item_result(question, said, scoring)
+        try:
+            yield _item_result(question, said, judge(said.output, question.item, scoring))
+        except SymbolicError as error:
+            yield Rejected(question.item.id, f"its answer could not be judged: {error}")
 
 
-def _item_result(question: _Question, said: _Said, scoring: Scoring) -> ItemResult:
-    item, verdict = question.item, judge(said.output, question.item, scoring)
+def _item_result(question: _Question, said: _Said, verdict: Verdict) -> ItemResult:
+    item = question.item
     source = question.prompt.example.columns.get("source")
     return ItemResult(
         task=item.task,

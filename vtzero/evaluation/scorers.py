@@ -10,13 +10,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, StringExtractionConfig
-
 from vtzero.evaluation.extraction import choice_text, last_stated_choice, paper_answer, resolve_choice
 from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.statements import stated_choice
 from vtzero.rewards.accuracy import lenient_accuracy
-from vtzero.rewards.symbolic import parse_math, verify_math
+from vtzero.rewards.symbolic import equal
 from vtzero.rewards.text import conclusion, normalized, tagged_answer, without_tags
 
 _LETTERS = "ABCDEF"
@@ -68,12 +66,10 @@ def paper(output: str, item: BenchmarkItem) -> bool:
     it with the gold choice and letter as strings. Untagged prose that contains the article "a" counts as
     choice A. Source: the evaluation scripts of turningpoint-ai/VisualThinker-R1-Zero.
     """
-    strings = StringExtractionConfig(strings=(*_PAPER_LETTERS, *item.choices))
-    extraction = (LatexExtractionConfig(), ExprExtractionConfig(), strings)
     index = gold_index(item)
     text, letter = item.choices[index], chr(ord("A") + index)
-    gold = [text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})"]
-    return verify_math(gold=gold, target=parse_math(paper_answer(output), extraction))
+    gold = (text.lower(), text, letter, letter.lower(), f"({letter.lower()})", f"({letter})")
+    return equal(gold, paper_answer(output), strings=(*_PAPER_LETTERS, *item.choices))
 
 
 def superclevr(output: str, item: BenchmarkItem) -> bool:
@@ -84,13 +80,31 @@ def superclevr(output: str, item: BenchmarkItem) -> bool:
 
 def geoqa(output: str, item: BenchmarkItem) -> bool:
     """Whether math-verify finds output and answer equal. Source: Deep-Agent/R1-V, evaluation on GeoQA."""
-    return verify_math(gold=parse_math(output), target=parse_math(item.answer))
+    return equal(output, item.answer)
+
+
+def math(output: str, item: BenchmarkItem) -> bool:
+    """Whether math-verify finds the last closed `<answer>…</answer>` equal to the answer."""
+    said = tagged_answer(output)
+    return said is not None and equal(item.answer, said)
+
+
+def lenient_math(output: str, item: BenchmarkItem) -> bool:
+    """Whether the last expression after `</think>` is the answer, tags or not; True wherever `math` is."""
+    return math(output, item) or equal(item.answer, without_tags(conclusion(output)))
 
 
 Scorer = Callable[[str, BenchmarkItem], bool]
 
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
-    {"strict": strict, "lenient": lenient, "paper": paper, "superclevr": superclevr, "geoqa": geoqa}
+    {
+        "strict": strict,
+        "lenient": lenient,
+        "paper": paper,
+        "superclevr": superclevr,
+        "geoqa": geoqa,
+        "math": math,
+    }
 )
 
 

@@ -1,22 +1,77 @@
-"""Accuracy rewards: the paper's, a strict one, and a lenient one that is only reported.
+"""Accuracy rewards: the paper's, R1-V's, math-verify's, a strict one, and a lenient one that only reports.
 
-Each is a function of one completion and its answer, and a list version in TRL's form. They know only text.
+In TRL's form. They know only text. Where math-verify cannot tell (see `symbolic.py`) and it would decide, the
+score of that completion is the error, which the runner records.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from vtzero.rewards.symbolic import parse_math, verify_math
+from vtzero.rewards.symbolic import Comparison, SymbolicError, compare
 from vtzero.rewards.text import conclusion, last_option, normalized, tagged_answer, words
 
 _ONE_LINE_ANSWER = re.compile(r"<answer>(.*?)</answer>")  # the paper's: without DOTALL
 _STANDALONE_LETTER = re.compile(r"(?:^|\s|\[|\()([A-H])(?:\s|\]|\)|$)")
+Score = float | SymbolicError
 
 
-def accuracy_paper(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
-    """The accuracy reward of VisualThinker-R1-Zero, one score a completion; see `paper_accuracy`."""
-    return [paper_accuracy(completion, gold) for completion, gold in zip(completions, answer, strict=True)]
+def accuracy_paper(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[Score]:
+    """1.0 where the accuracy reward of VisualThinker-R1-Zero gives 1.0, quirks included, else 0.0.
+
+    In order: math-verify finds the whole completion equal to `<answer>{answer}</answer>`; the first one-line
+    tagged answer (the whole completion where there is none) is the answer, letter for letter; the last
+    stand-alone capital A to H in it is the answer. Source: `accuracy_reward` in
+    turningpoint-ai/VisualThinker-R1-Zero.
+    """
+    solutions = [f"<answer>{gold}</answer>" for gold in answer]
+    as_text = [
+        _is_said(completion, solution) or _ends_on_letter(completion, solution)
+        for completion, solution in zip(completions, solutions, strict=True)
+    ]
+    # The completion comes first, as in the original: math-verify's comparison is not symmetric.
+    return _or_equal(as_text, list(map(Comparison, completions, solutions)))
+
+
+def accuracy_r1_v(
+    completions: Sequence[str],
+    answer: Sequence[str],
+    solution: Sequence[str | None] | None = None,
+    **_: Any,
+) -> list[Score]:
+    """1.0 where the accuracy reward of R1-V and its siblings gives 1.0, else 0.0.
+
+    In order: math-verify finds the whole completion equal to the stored solution; the first one-line tagged
+    answer (the whole completion where there is none) is the solution's, letter for letter. A solution is
+    stored as `<answer> 3 </answer>`, whose spaces let math-verify read the number, so that prose which ends
+    in the right number earns all of it. Without a column `solution` it is built like that from the answer.
+    Source: `accuracy_reward` in Deep-Agent/R1-V, open-r1-multimodal and R1-Multimodal-Journey.
+    """
+    stored = solution if solution is not None else [None] * len(completions)
+    solutions = [
+        f"<answer> {gold} </answer>" if text is None else text
+        for text, gold in zip(stored, answer, strict=True)
+    ]
+    as_text = [_is_said(completion, text) for completion, text in zip(completions, solutions, strict=True)]
+    return _or_equal(as_text, list(map(Comparison, completions, solutions)))
+
+
+def accuracy_math_verify(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[Score]:
+    """1.0 where the tagged answer equals the answer as an expression or, as `strict_accuracy`, as text.
+
+    Read is what the last closed `<answer>…</answer>` holds; of a completion without one, what follows its
+    last `</think>`, and else all of it, in which math-verify takes the last expression. So "1/2", "0.5" and
+    "$\\frac{1}{2}$" answer each other, and words are compared as words.
+    """
+    said = [tagged_answer(completion) for completion in completions]
+    read = [
+        conclusion(completion) if text is None else text
+        for text, completion in zip(said, completions, strict=True)
+    ]
+    as_text = [
+        strict_accuracy(completion, gold) == 1.0 for completion, gold in zip(completions, answer, strict=True)
+    ]
+    return _or_equal(as_text, list(map(Comparison, answer, read)))
 
 
 def accuracy_strict(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
@@ -36,22 +91,6 @@ def accuracy_lenient(
         lenient_accuracy(completion, gold, choices)
         for completion, gold, choices in zip(completions, answer, offered, strict=True)
     ]
-
-
-def paper_accuracy(completion: str, answer: str) -> float:
-    """1.0 where the paper's reward gives 1.0, quirks included.
-
-    In order: math-verify finds the whole completion equal to `<answer>{answer}</answer>`; the first one-line
-    tagged answer (the whole completion where there is none) is the answer, letter for letter; the last
-    stand-alone capital A to H in it is the answer. Source: `accuracy_reward` in
-    turningpoint-ai/VisualThinker-R1-Zero.
-    """
-    solution = f"<answer>{answer}</answer>"
-    if _symbolic_match(completion, solution):
-        return 1.0
-    said, gold = _one_line_answer(completion), _one_line_answer(solution)
-    letters = _STANDALONE_LETTER.findall(said)
-    return float(said == gold or letters[-1:] == [gold])
 
 
 def strict_accuracy(completion: str, answer: str) -> float:
@@ -79,10 +118,23 @@ def lenient_accuracy(completion: str, answer: str, options: Sequence[str] | None
     return float(bool(gold_words) and words(completion)[-len(gold_words) :] == gold_words)
 
 
-def _symbolic_match(completion: str, solution: str) -> bool:
-    target = parse_math(solution)
-    # Nothing equals a solution that does not parse, which is the usual case: spare the completion.
-    return bool(target) and verify_math(gold=parse_math(completion), target=target)
+def _or_equal(as_text: Sequence[bool], comparisons: Sequence[Comparison]) -> list[Score]:
+    """1.0 where the text is right already or math-verify finds the two equal."""
+    undecided = [number for number, right in enumerate(as_text) if not right]
+    results = compare([comparisons[number] for number in undecided])
+    scores: list[Score] = [float(right) for right in as_text]
+    for number, result in zip(undecided, results, strict=True):
+        scores[number] = result if isinstance(result, SymbolicError) else float(result)
+    return scores
+
+
+def _is_said(completion: str, solution: str) -> bool:
+    return _one_line_answer(completion) == _one_line_answer(solution)
+
+
+def _ends_on_letter(completion: str, solution: str) -> bool:
+    letters = _STANDALONE_LETTER.findall(_one_line_answer(completion))
+    return letters[-1:] == [_one_line_answer(solution)]
 
 
 def _one_line_answer(text: str) -> str:

@@ -3,45 +3,67 @@
 It knows where functions are, not how they are run or weighted.
 """
 
+import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from vtzero.rewards.accuracy import accuracy_lenient, accuracy_paper, accuracy_strict
-from vtzero.rewards.format import format_paper
-from vtzero.rewards.length import length_reward
+from vtzero.rewards.accuracy import (
+    accuracy_lenient,
+    accuracy_math_verify,
+    accuracy_paper,
+    accuracy_r1_v,
+    accuracy_strict,
+)
+from vtzero.rewards.format import (
+    format_open_r1,
+    format_paper,
+    format_r1_multimodal_journey,
+    format_tags_only,
+)
+from vtzero.rewards.length import length_reward, soft_overlong
 
-RewardFunction = Callable[..., Sequence[float | None]]
+RewardFunction = Callable[..., Sequence[float | Exception | None]]
+"""(completions, **columns) -> for each completion a score, None for no score, or why there is none."""
 
 REWARDS: Mapping[str, RewardFunction] = MappingProxyType(
     {
         "accuracy_paper": accuracy_paper,
         "accuracy_strict": accuracy_strict,
+        "accuracy_math_verify": accuracy_math_verify,
+        "accuracy_r1_v": accuracy_r1_v,
         "accuracy_lenient": accuracy_lenient,
         "format_paper": format_paper,
+        "format_open_r1": format_open_r1,
+        "format_no_dotall": format_open_r1,
+        "format_r1_multimodal_journey": format_r1_multimodal_journey,
+        "format_tags_only": format_tags_only,
         "length": length_reward,
+        "soft_overlong": soft_overlong,
     }
 )
 _WAY_OUT = f"use one of {', '.join(REWARDS)}, or path.py:name for a function of your own"
 
 
-def load_reward(spec: str) -> RewardFunction:
+def load_reward(spec: str, settings: Mapping[str, Any] | None = None) -> RewardFunction:
     """The reward function that a specification names.
 
     Args:
         spec: a registered name, or `path.py:name` for a function in a person's own file (relative to the
-        working
-            directory; `~` is expanded). The file is executed.
+            working directory; `~` is expanded). The file is executed.
+        settings: what a registered function may want beside its columns, such as `max_completion_length`;
+            each is given those settings that it names.
 
     Raises:
         ValueError: there is no such name, file or function, or the file cannot be executed.
     """
     if spec in REWARDS:
-        return REWARDS[spec]
+        return _with_settings(REWARDS[spec], settings or {})
     path, colon, name = spec.rpartition(":")
     if not (colon and path.endswith(".py") and name):
         raise ValueError(f"reward {spec!r}: no such name; {_WAY_OUT}")
@@ -49,6 +71,11 @@ def load_reward(spec: str) -> RewardFunction:
     if not file.is_file():
         raise ValueError(f"reward {spec!r}: there is no file {str(file)!r}; correct the path, or {_WAY_OUT}")
     return _function(_execute(file, spec), name, spec)
+
+
+def _with_settings(function: RewardFunction, settings: Mapping[str, Any]) -> RewardFunction:
+    named = inspect.signature(function).parameters.keys() & settings.keys()
+    return functools.partial(function, **{name: settings[name] for name in named}) if named else function
 
 
 def _execute(file: Path, spec: str) -> ModuleType:

@@ -64,7 +64,8 @@ def score(
     """Scores each completion with each function.
 
     A function that raises, or returns something other than one score a completion, is called again for each
-    sample alone, so that only the offending samples are lost.
+    sample alone, so that only the offending samples are lost. One that knows which they are returns the
+    exception in the place of the score, and is not called again.
 
     Args:
         functions: at least one.
@@ -161,6 +162,8 @@ def _score(reward: NamedReward, index: int, result: Any, failures: list[RewardFa
 
 
 def _number(result: Any) -> float:
+    if isinstance(result, Exception):
+        raise result
     value = result.item() if getattr(result, "ndim", None) == 0 else result  # a scalar of numpy or torch
     if value is None:
         return math.nan

@@ -1,39 +1,148 @@
-"""math-verify behind two functions that neither raise nor depend on the calling thread.
+"""math-verify in a process of its own, with a time limit that holds from any thread and for any input.
 
-math-verify limits its time with SIGALRM, which only the main thread may set; anywhere else each call would
-raise and every score would silently become 0. Off the main thread it therefore runs without a limit of its
-own, and whoever started that thread bounds the time. It knows nothing of rewards.
+math-verify limits its time with SIGALRM, which only the main thread may set and which cannot stop code
+outside Python; and it scores what ran out of time as wrong. Here a comparison that takes too long costs its
+process, which is replaced, and is an error that says so. It knows nothing of rewards.
 """
 
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
-import math_verify
-from math_verify.errors import TimeoutException
-
-_TIME_LIMIT_SECONDS = 5  # math-verify's own default
-_NO_TIME_LIMIT = 0
-
-DEFAULT_EXTRACTION = (math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig())
+TIME_LIMIT_SECONDS = 10.0  # for both texts of a comparison; math-verify itself gives each of its calls 5
+_PROGRAM = Path(__file__).with_name("symbolic_worker.py")
+_READY = "ready\n"
 
 
-def parse_math(text: str, extraction: Sequence[Any] = DEFAULT_EXTRACTION) -> list[Any]:
-    """math-verify's `parse`: the last expression of a text and its source string; empty where none parses."""
+class SymbolicError(RuntimeError):
+    """A comparison has no result, because math-verify's process ended."""
+
+
+class SymbolicTimeoutError(SymbolicError):
+    """A comparison has no result, because it took longer than the time limit."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two texts, whose last expressions are to be equal; math-verify's order matters: `gold`, then `target`.
+
+    A tuple as `gold` holds strings that stand for themselves. `strings` are found in texts like expressions.
+    """
+
+    gold: str | tuple[str, ...]
+    target: str
+    strings: tuple[str, ...] = ()
+
+
+def equal(gold: str | tuple[str, ...], target: str, *, strings: tuple[str, ...] = ()) -> bool:
+    """Whether math-verify finds two texts equal; see `Comparison`. A text without an expression equals none.
+
+    Raises SymbolicError, or its kind SymbolicTimeoutError, when it cannot be told.
+    """
+    (result,) = compare([Comparison(gold, target, strings)])
+    if isinstance(result, SymbolicError):
+        raise result
+    return result
+
+
+def compare(comparisons: Sequence[Comparison]) -> list[bool | SymbolicError]:
+    """`equal` for many at once, each within `TIME_LIMIT_SECONDS`; where it would raise, the error.
+
+    Safe to call from any thread; calls wait for each other. Raises SymbolicError when math-verify's process
+    cannot be started.
+    """
+    return _worker.compare(comparisons, TIME_LIMIT_SECONDS)
+
+
+class _Worker:
+    """One process, started when it is first needed and replaced when it ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+
+    def compare(self, comparisons: Sequence[Comparison], time_limit: float) -> list[bool | SymbolicError]:
+        results: list[bool | SymbolicError] = []
+        with self._lock:
+            while len(results) < len(comparisons):
+                waiting = comparisons[len(results) :]
+                results += self._ask(waiting, time_limit)
+                if len(results) < len(comparisons):
+                    results.append(self._bury(time_limit))
+        return results
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()  # closes its pipes and waits
+
+    def _ask(self, comparisons: Sequence[Comparison], time_limit: float) -> list[bool]:
+        """The results up to the one, if any, that ended the process."""
+        process = self._process or self._start()
+        request = [time_limit, [[one.gold, one.target, one.strings] for one in comparisons]]
+        try:
+            return list(_exchange(process, json.dumps(request), len(comparisons)))
+        except BaseException:
+            self.close()  # interrupted: its answers to come would be taken for those to the next question
+            raise
+
+    def _start(self) -> subprocess.Popen[str]:
+        # -P: what lies beside the program must not be found under the names of other modules.
+        command = [sys.executable, "-P", str(_PROGRAM)]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+        self._process = process
+        if _pipe(process.stdout).readline() != _READY:
+            code = process.wait()
+            self.close()
+            raise SymbolicError(
+                f"math-verify's process did not start: exit code {code}, for a reason printed above"
+            )
+        return process
+
+    def _bury(self, time_limit: float) -> SymbolicError:
+        """Why the process ended."""
+        assert self._process is not None
+        code = self._process.wait()
+        self.close()
+        if code == -signal.SIGALRM:
+            return SymbolicTimeoutError(f"math-verify took longer than {time_limit:g} s and was stopped")
+        return SymbolicError(f"math-verify's process ended with code {code}")
+
+
+def _exchange(process: subprocess.Popen[str], request: str, count: int) -> Iterator[bool]:
     try:
-        return math_verify.parse(text, extraction_config=extraction, parsing_timeout=_time_limit())
-    except (Exception, TimeoutException):  # a timeout of math-verify is a BaseException
-        return []
+        print(request, file=_pipe(process.stdin), flush=True)
+    except BrokenPipeError:
+        return
+    for _ in range(count):
+        answer = _pipe(process.stdout).readline()
+        if not answer.endswith("\n"):
+            return
+        yield json.loads(answer)
 
 
-def verify_math(gold: list[Any], target: list[Any]) -> bool:
-    """math-verify's `verify`: whether any of `target` equals any of `gold`; False where comparing fails."""
-    try:
-        return bool(math_verify.verify(gold, target, timeout_seconds=_time_limit()))
-    except (Exception, TimeoutException):
-        return False
+def _pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None  # both were asked for
+    return stream
 
 
-def _time_limit() -> int:
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    return _TIME_LIMIT_SECONDS if on_main_thread else _NO_TIME_LIMIT
+def _forget_in_child() -> None:
+    """A forked child must not speak to its parent's process."""
+    global _worker
+    _worker = _Worker()
+
+
+_worker = _Worker()
+atexit.register(lambda: _worker.close())
+os.register_at_fork(after_in_child=_forget_in_child)

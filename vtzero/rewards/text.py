@@ -9,7 +9,21 @@ from collections.abc import Sequence
 # No answer tag inside the pair, so that nested or repeated opening tags cannot swallow text.
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _TAG = re.compile(r"</?\|?\w+\|?>")
+_AHA = re.compile(r"\b(?:aha|check|possibl\w*|verify|wait|yet)\b", re.IGNORECASE)
 _WORD = re.compile(r"(?:(?<!\w)-(?=\d))?\w+(?:[.'’-]\w+)*")
+
+AHA_WORDS = ("aha", "check", "possibl", "verify", "wait", "yet")
+"""The words by which the paper's author counts "aha moments"; "possibl" is any word that so begins."""
+
+
+def aha_words(text: str) -> list[str]:
+    """Each occurrence of one of `AHA_WORDS` in a text, in order.
+
+    Whole words in any case: "Wait, double-check" has two, "waiting" and "checked" none; "possible"
+    and "possibly" are "possibl". Source: issue 12 of turningpoint-ai/VisualThinker-R1-Zero.
+    """
+    found = (word.casefold() for word in _AHA.findall(text))
+    return ["possibl" if word.startswith("possibl") else word for word in found]
 
 
 def tagged_answer(text: str) -> str | None:

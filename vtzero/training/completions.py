@@ -15,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from vtzero.data.example import ImageSource
+from vtzero.data.images import open_image
+
 FOLDER = "completions"
 _STEM = "completions_"
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -25,12 +28,16 @@ _COLUMNS = [
     ("completion", pa.string()),
     ("answer", pa.string()),
     ("task", pa.string()),
+    ("aha_words", pa.list_(pa.string())),
 ]
 
 
 @dataclass(frozen=True)
 class CompletionRow:
-    """One completion; `rewards` by the reward's name, NaN where there is no score; `image` is a PNG file."""
+    """One completion; `rewards` by the reward's name, NaN where there is no score.
+
+    `image` is the content of an image file; `aha_words` are those of `vtzero.rewards.text`, as they occur.
+    """
 
     prompt: str
     completion: str
@@ -39,6 +46,14 @@ class CompletionRow:
     answer: str = ""
     task: str = ""
     image: bytes | None = None
+    aha_words: Sequence[str] = ()
+
+
+def image_file(source: ImageSource) -> bytes:
+    """The content of an image's own file, as it is; a decoded image as a PNG file."""
+    if isinstance(source, bytes):
+        return source
+    return source.read_bytes() if isinstance(source, Path) else png_bytes(open_image(source))
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -52,8 +67,8 @@ def write_completions(folder: str | Path, step: int, rows: Sequence[CompletionRo
     """Write `folder/completions/completions_{step:05d}.parquet`, and return its path.
 
     Columns: step, prompt, image ({"bytes", "path"} as in Hugging Face datasets, or null), completion, answer,
-    task, `rewards/NAME` a reward (null where there is no score), advantage. The file appears whole or not at
-    all; one of the same step is replaced.
+    task, aha_words, `rewards/NAME` a reward (null where there is no score), advantage. The file appears whole
+    or not at all; one of the same step is replaced.
 
     Raises ValueError without rows, or when rows have different rewards.
     """
@@ -91,6 +106,7 @@ def _record(step: int, row: CompletionRow) -> dict[str, Any]:
         "completion": row.completion,
         "answer": row.answer,
         "task": row.task,
+        "aha_words": list(row.aha_words),
         **{f"rewards/{name}": _or_null(value) for name, value in row.rewards.items()},
         "advantage": float(row.advantage),
     }

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtzero.config import ConfigError, RunConfig, shared_settings
-from vtzero.data.images import open_image
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
 from vtzero.grpo.advantages import group_advantages, group_statistics
@@ -19,22 +18,24 @@ from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.parallel.sharding import batch_sharding, shard_batch
 from vtzero.rewards.registry import load_reward
-from vtzero.rewards.runner import NamedReward, RewardResult, score
+from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, score
+from vtzero.rewards.text import aha_words
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
-from vtzero.training.completions import CompletionRow, png_bytes
-from vtzero.training.method import Clock, StepReport
-from vtzero.training.metrics import length_metrics, reward_metrics
+from vtzero.training.completions import CompletionRow, image_file
+from vtzero.training.method import Clock, FailedReward, StepReport
+from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
 from vtzero.training.setup import Setup, training_source
-from vtzero.training.state import TrainState, make_update
+from vtzero.training.state import TrainState, make_reference_sync, make_update
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Completions as text with their rewards, in the order of the flattened (batch, group)."""
+    """Completions as text, their aha words and rewards, in the order of the flattened (batch, group)."""
 
     texts: list[str]
+    aha_words: list[list[str]]
     rewards: RewardResult
 
 
@@ -42,6 +43,7 @@ class GRPO:
     """One optimizer step a rollout and iteration; the reference model exists only where `beta` > 0."""
 
     def __init__(self, setup: Setup, reference: Any | None):
+        """`reference`: the trainable parameters of one that stays; one that moves is in the state."""
         config = setup.config
         self._setup, self._config, self._reference = setup, config, reference
         self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
@@ -60,6 +62,7 @@ class GRPO:
         self._update = make_update(
             setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
         )
+        self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
         self._score = jax.jit(self._logprobs)
         self._prepare = jax.jit(self._rollout)
 
@@ -79,8 +82,10 @@ class GRPO:
         jax.block_until_ready(rollout)
         clock.lap("ref")
         state, metrics = self._iterate(state, rollout)
-        clock.lap("update_actor")
         metrics |= {name: float(value) for name, value in statistics.items()}
+        if state.reference is not None:
+            state, metrics["ref_syncs"] = self._follow(state, index)
+        clock.lap("update_actor")
         logged = self._config.log_completions and self._is_logged(index)
         advantages = np.asarray(rollout.advantages)
         return state, self._report(batch, drawn, scored, advantages, metrics, clock, logged)
@@ -96,6 +101,11 @@ class GRPO:
 
     def close(self) -> None:
         self._pipeline.close()
+
+    def _follow(self, state: TrainState, index: int) -> tuple[TrainState, float]:
+        """Move the reference after every `ref_model_sync_steps` steps; and how often it has moved by now."""
+        moved, rest = divmod(index, self._config.ref_model_sync_steps)
+        return (state if rest else self._sync(state)), float(moved)
 
     def _sample(self, state: TrainState, prompts: Any, index: int) -> Completions:
         config = self._config
@@ -124,10 +134,12 @@ class GRPO:
             "task": [prompt.task for prompt in repeated],
             "question": [prompt.example.question for prompt in repeated],
             "completion_lengths": [int(length) for length in lengths.reshape(-1)],
+            "terminated": [bool(end) for end in np.asarray(drawn.terminated).reshape(-1)],
         }
-        further = {name for prompt in prompts for name in prompt.example.columns} - columns.keys()
+        taken = columns.keys() | {"completions"}
+        further = {name for prompt in prompts for name in prompt.example.columns} - taken
         columns |= {name: [p.example.columns.get(name) for p in repeated] for name in sorted(further)}
-        return Scored(texts, score(self._functions, texts, columns))
+        return Scored(texts, [aha_words(text) for text in texts], score(self._functions, texts, columns))
 
     def _rollout(
         self, prompts: Any, drawn: Completions, rewards: Any
@@ -149,8 +161,9 @@ class GRPO:
         if self._config.num_iterations > 1:
             old = self._score(state.trainable, state.frozen, rollout)
             rollout = replace(rollout, old_logps=old)
-        if self._reference is not None:
-            ref = self._score(self._reference, state.frozen, rollout)
+        reference = self._reference if state.reference is None else state.reference
+        if reference is not None:
+            ref = self._score(reference, state.frozen, rollout)
             rollout = replace(rollout, ref_logps=ref)
         return rollout
 
@@ -191,6 +204,7 @@ class GRPO:
         names = [function.name for function in self._functions]
         metrics |= reward_metrics(names, scored.rewards.per_function)
         metrics |= length_metrics(lengths, terminated, self._config.max_completion_length)
+        metrics |= aha_metrics(scored.aha_words)
         metrics |= clock.metrics()
         tokens = int(lengths.sum()) + sum(len(prompt.ids) for prompt in batch.prompts)
         metrics["num_tokens"] = float(tokens)
@@ -199,7 +213,15 @@ class GRPO:
         metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
         metrics["reward_failures"] = float(len(scored.rewards.failures))
         rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
-        return StepReport(metrics, rows, batch.rejected, scored.rewards.failures)
+        failures = [self._failed(failure, batch.prompts) for failure in scored.rewards.failures]
+        return StepReport(metrics, rows, batch.rejected, failures)
+
+    def _failed(self, failure: RewardFailure, prompts: Sequence[PreparedPrompt]) -> FailedReward:
+        reason = f"{failure.function_name}: {failure.reason}"
+        if failure.sample_index is None:
+            return FailedReward("batch", None, reason)
+        row, place = divmod(failure.sample_index, self._config.num_generations)
+        return FailedReward(prompts[row].id, place, reason)
 
     def _rows(
         self,
@@ -219,15 +241,16 @@ class GRPO:
                 answer=prompts[place // group].answer,
                 task=prompts[place // group].task,
                 image=pictures[place // group],
+                aha_words=scored.aha_words[place],
             )
             for place, text in enumerate(scored.texts)
         ]
 
 
 def _picture(prompt: PreparedPrompt) -> bytes | None:
-    """The first image of a prompt, as a PNG file."""
+    """The first image of a prompt, as a file."""
     images = prompt.example.images
-    return png_bytes(open_image(images[0])) if images else None
+    return image_file(images[0]) if images else None
 
 
 def decode_settings(setup: Setup) -> DecodeSettings:
@@ -252,13 +275,20 @@ def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> Sampl
 def reward_functions(config: RunConfig) -> list[NamedReward]:
     """The rewards that a config names, with their weights (1 each unless given).
 
-    Raises ConfigError when two have the same name: their metrics could not be told apart.
+    Raises ConfigError when two have the same name, as their metrics could not be told apart, and for
+    `soft_overlong` without a cache.
     """
+    if "soft_overlong" in config.reward_funcs and not config.soft_punish_cache:
+        raise ConfigError(
+            "reward_funcs names soft_overlong, but soft_punish_cache is 0; "
+            "give the number of tokens before max_completion_length over which it falls to -1"
+        )
+    settings = {name: getattr(config, name) for name in ("max_completion_length", "soft_punish_cache")}
     weights = config.reward_weights or (1.0,) * len(config.reward_funcs)
     names = [spec.rpartition(":")[2] for spec in config.reward_funcs]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"reward_funcs names {doubled!r} twice; give one of the functions another name")
     return [
-        NamedReward(name, load_reward(spec), weight)
+        NamedReward(name, load_reward(spec, settings), weight)
         for name, spec, weight in zip(names, config.reward_funcs, weights, strict=True)
     ]

@@ -156,9 +156,8 @@ class _Run:
     def _set_aside(self, index: int, report: StepReport) -> None:
         for sample in report.rejected:
             self._rejected.write(index, sample.id, "sample", sample.reason)
-        for failure in report.failures:
-            place = "batch" if failure.sample_index is None else f"completion {failure.sample_index}"
-            self._rejected.write(index, place, "reward", f"{failure.function_name}: {failure.reason}")
+        for failed in report.failures:
+            self._rejected.write(index, failed.id, "reward", failed.reason, completion=failed.completion)
 
     def _evaluate(self, index: int) -> None:
         if self._evaluation is None or self._evaluation.done(index):
@@ -204,7 +203,8 @@ def _check_finite(index: int, metrics: dict[str, float]) -> None:
 def _method(config: RunConfig, setup: Setup, folder: Path) -> Method:
     if config.method == "sft":
         return SFT(setup)
-    return GRPO(setup, reference_parameters(setup, folder) if config.beta > 0 else None)
+    stays = config.beta > 0 and not config.sync_ref_model
+    return GRPO(setup, reference_parameters(setup, folder) if stays else None)
 
 
 def export(setup: Setup, state: TrainState, out: Path) -> None:

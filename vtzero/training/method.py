@@ -6,9 +6,20 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from vtzero.data.example import Rejected
-from vtzero.rewards.runner import RewardFailure
 from vtzero.training.completions import CompletionRow
 from vtzero.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class FailedReward:
+    """A reward that was not given, and why: of a prompt's completion, counted from 0 in its group.
+
+    Without a completion the call for the whole batch failed, and each completion was scored alone.
+    """
+
+    id: str
+    completion: int | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class StepReport:
     metrics: dict[str, float]
     completions: Sequence[CompletionRow] = ()
     rejected: Sequence[Rejected] = ()
-    failures: Sequence[RewardFailure] = ()
+    failures: Sequence[FailedReward] = ()
 
 
 class Method(Protocol):

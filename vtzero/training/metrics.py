@@ -6,6 +6,7 @@ Knows files and numbers on the host; knows no model, no arrays of a device and n
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tensorboardX import SummaryWriter
 
+from vtzero.rewards.text import AHA_WORDS
 from vtzero.training.completions import remove_completions_after
 
 METRICS_FILE = "metrics.jsonl"
@@ -138,6 +140,15 @@ def reward_metrics(names: Sequence[str], scores: Float[np.ndarray, "functions sa
         metrics[f"rewards/{name}/mean"] = float(present.mean()) if present.size else math.nan
         metrics[f"rewards/{name}/std"] = _unbiased_std(present)
     return metrics
+
+
+def aha_metrics(found: Sequence[Sequence[str]]) -> dict[str, float]:
+    """`aha/WORD` for each of `AHA_WORDS`: its occurrences in all completions of a step, as the paper counts.
+
+    `found` has the words of each completion (`vtzero.rewards.text.aha_words`).
+    """
+    counts = Counter(word for words in found for word in words)
+    return {f"aha/{word}": float(counts[word]) for word in AHA_WORDS}
 
 
 def _unbiased_std(values: Float[np.ndarray, " samples"]) -> float:

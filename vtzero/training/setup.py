@@ -81,7 +81,7 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     updates = config.max_steps * (config.num_iterations if config.method == "grpo" else 1)
     optimizer = make_optimizer(settings, updates)
     images = 1 if config.max_images is None else config.max_images
-    start = partial(new_state, optimizer=optimizer)
+    start = partial(new_state, optimizer=optimizer, moving_reference=moves_reference(config))
     shardings = state_sharding(jax.eval_shape(start, trainable, frozen), mesh)
     setup = Setup(
         config=config,
@@ -119,8 +119,23 @@ def training_source(config: RunConfig) -> Selected | Mixture:
     return open_mixture(specs, config.data_weights, **options)
 
 
+def moves_reference(config: RunConfig) -> bool:
+    """Whether the reference model follows the policy, and so is a part of the state and its checkpoints.
+
+    Raises ConfigError when it should, but there is none.
+    """
+    if config.sync_ref_model and (config.method != "grpo" or config.beta == 0):
+        raise ConfigError(
+            "sync_ref_model is true, but there is no reference model: it needs method grpo and beta above 0"
+        )
+    return config.sync_ref_model
+
+
 def reference_parameters(setup: Setup, run_folder: Path) -> Any:
-    """The trainable parameters as they were before the first update, for the KL penalty."""
+    """The trainable parameters as they were before the first update, for a KL penalty whose reference stays.
+
+    They are read from the model's folder again, so that no checkpoint needs to hold them.
+    """
     _, graphdef, params = _load(setup.config, run_folder, setup.mesh, setup.template)
     return split_model(graphdef, params, setup.config.freeze)[1]
 

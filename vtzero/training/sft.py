@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtzero.data.pipeline import GroupPipeline
-from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedStream
+from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch, SupervisedStream
 from vtzero.parallel.sharding import shard_batch
-from vtzero.sft.step import Targets, sft_loss
+from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.method import Clock, StepReport
 from vtzero.training.setup import Setup, training_source
 from vtzero.training.state import TrainState, make_update
@@ -34,19 +34,25 @@ class SFT:
         """Read a batch and update."""
         clock = Clock()
         batch = self._stream.next_batch()
-        targets = Targets(batch.prompts, jnp.asarray(batch.target_ids), jnp.asarray(batch.mask))
-        targets = shard_batch(targets, self._setup.mesh)
+        targets = shard_batch(self._targets(batch), self._setup.mesh)
         clock.lap("data")
         rate = float(self._setup.schedule(int(state.step)))
-        tokens = int(batch.mask.sum())
-        state, values = self._update(state, targets, jnp.int32(tokens))
+        state, values = self._update(state, targets, count_tokens(targets))
         metrics = {name: float(value) for name, value in values.items()} | {"learning_rate": rate}
         clock.lap("update_actor")
         metrics |= clock.metrics()
-        metrics["num_tokens"] = float(tokens + np.asarray(batch.prompts.mask).sum())
+        metrics["num_tokens"] = float(batch.mask.sum() + np.asarray(batch.prompts.mask).sum())
         metrics["perf/throughput"] = metrics["num_tokens"] / metrics["timing_s/step"] / self._setup.mesh.size
         metrics["rejected_samples"] = float(len(batch.rejected))
         return state, StepReport(metrics, rejected=batch.rejected)
+
+    def _targets(self, batch: SupervisedBatch) -> Targets:
+        counted = None
+        if not self._setup.config.completion_only_loss:
+            model = self._setup.processor.config
+            ignored = (model.vision_start_token_id, model.vision_end_token_id, model.image_token_id)
+            counted = jnp.asarray(prompt_loss_mask(batch.prompts, ignored))
+        return Targets(batch.prompts, jnp.asarray(batch.target_ids), jnp.asarray(batch.mask), counted)
 
     def data_state(self) -> Mapping[str, Any]:
         return self._stream.get_state()
@@ -71,4 +77,11 @@ def open_stream(setup: Setup) -> SupervisedStream:
         )
     source = training_source(config)
     pipeline = GroupPipeline(source, setup.processor, setup.template, setup.buckets, seed=config.seed)
-    return AnswerStream(pipeline, setup.processor, config.prompts_per_step, config.max_completion_length)
+    return AnswerStream(
+        pipeline,
+        setup.processor,
+        setup.buckets,
+        batch_size=config.prompts_per_step,
+        length=config.max_completion_length,
+        target=config.sft_target,
+    )

@@ -19,6 +19,8 @@ Metrics = dict[str, Array]
 Loss = Callable[[Any, Any, Array], tuple[Float[Array, ""], tuple[Metrics, Metrics]]]
 """(model, micro-batch, tokens of the step) -> its share of the loss, (metrics to add, to maximise)."""
 
+# Freezing `vision` and `merger` is what the paper's code meant by `model.visual`, and `llm` by `model.model`;
+# both lines there replaced a method and froze nothing.
 FROZEN_PARTS: dict[str, Callable[[tuple[Any, ...]], bool]] = {
     "vision": lambda path: path[0] == "visual" and path[1] != "merger",
     "merger": lambda path: path[:2] == ("visual", "merger"),
@@ -29,12 +31,16 @@ FROZEN_PARTS: dict[str, Callable[[tuple[Any, ...]], bool]] = {
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that an update reads and writes. Frozen parameters have no gradient and no optimizer state."""
+    """All that an update reads and writes. Frozen parameters have no gradient and no optimizer state.
+
+    `reference` holds the trainable parameters of a reference model that follows the policy; None without one.
+    """
 
     step: Int[Array, ""]
     trainable: Any
     frozen: Any
     opt_state: Any
+    reference: Any = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,29 @@ def split_model(graphdef: Any, params: Any, freeze: Sequence[str] = ()) -> tuple
     return ModelParts(graphdef), trainable, frozen
 
 
-def new_state(trainable: Any, frozen: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first update."""
-    return TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable))
+def new_state(
+    trainable: Any, frozen: Any, optimizer: optax.GradientTransformation, *, moving_reference: bool = False
+) -> TrainState:
+    """The state before the first update; a moving reference starts as the policy does."""
+    reference = jax.tree.map(jnp.copy, trainable) if moving_reference else None
+    return TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable), reference)
+
+
+def make_reference_sync(
+    alpha: float, shardings: TrainState | None = None
+) -> Callable[[TrainState], TrainState]:
+    """`sync(state)`, which moves the reference: reference <- alpha policy + (1 - alpha) reference.
+
+    With `alpha` 1 it becomes the policy. The memory of the old reference is taken over. Source: TRL
+    `SyncRefModelCallback`.
+    """
+
+    def mix(reference: Any, policy: Any) -> Any:
+        return jax.tree.map(lambda old, new: (1 - alpha) * old + alpha * new, reference, policy)
+
+    where = None if shardings is None else shardings.reference
+    jitted = jax.jit(mix, donate_argnums=0, out_shardings=where)
+    return lambda state: replace(state, reference=jitted(state.reference, state.trainable))
 
 
 def make_update(
@@ -96,7 +122,8 @@ def make_update(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.global_norm(gradients)
-        return TrainState(state.step + 1, trainable, state.frozen, opt_state), metrics
+        new = replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state)
+        return new, metrics
 
     return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
 
