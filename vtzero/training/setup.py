@@ -72,7 +72,7 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     """Build all parts of a run and the state before its first update."""
     mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
     template = prompt_template(config.prompt_template)
-    folder, graphdef, params = _load(config, run_folder, mesh, template)
+    folder, graphdef, params = _load(config, run_folder, mesh)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     parts, trainable, frozen = split_model(graphdef, params, config.freeze)
     settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
@@ -101,14 +101,12 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
 
 def reference_parameters(setup: Setup, run_folder: Path) -> Any:
     """The trainable parameters as they were before the first update, for the KL penalty."""
-    _, graphdef, params = _load(setup.config, run_folder, setup.mesh, setup.template)
+    _, graphdef, params = _load(setup.config, run_folder, setup.mesh)
     return split_model(graphdef, params, setup.config.freeze)[1]
 
 
-def _load(
-    config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh, template: PromptTemplate
-) -> tuple[Path, Any, Any]:
-    folder = _blank(config, run_folder, template) if config.model == BLANK else model_folder(config.model)
+def _load(config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh) -> tuple[Path, Any, Any]:
+    folder = starting_folder(config, run_folder)
     shardings = _shardings(folder, mesh)
     graphdef, params = load_model(
         folder,
@@ -118,6 +116,13 @@ def _load(
         remat=config.gradient_checkpointing,
     )
     return folder, graphdef, params
+
+
+def starting_folder(config: RunConfig, run_folder: Path) -> Path:
+    """The Hugging Face folder that a run starts from; raises FileNotFoundError when there is none."""
+    if config.model == BLANK:
+        return _blank(config, run_folder, prompt_template(config.prompt_template))
+    return model_folder(config.model)
 
 
 def _blank(config: RunConfig, run_folder: Path, template: PromptTemplate) -> Path:
