@@ -7,13 +7,14 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtzero.config import ConfigError, load_config, parse_overrides
+from vtzero.config import load_config, parse_overrides
 
-USER_MISTAKES = (ConfigError, FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
+USER_MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         figures = known.run(known, rest)
     except USER_MISTAKES as error:
+        if not _raised_here(error):
+            traceback.print_exc()
+            return 1
         print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except FloatingPointError as error:
@@ -38,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if known.json:
         print(json.dumps(figures))
     return 0
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether vtzero itself raised it: one line then says all. From a library it is a failure of ours."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return Path(last.filename).is_relative_to(Path(__file__).parent)
 
 
 def _parser() -> argparse.ArgumentParser:

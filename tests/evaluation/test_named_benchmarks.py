@@ -185,8 +185,8 @@ def test_the_real_superclevr_questions_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("r1v_superclevr_eval", "First output the thinking process"),
-        ("r1v_geoqa_eval", "Output the thinking process"),
+        ("r1_v_superclevr_eval", "First output the thinking process"),
+        ("r1_v_geoqa_eval", "Output the thinking process"),
     ],
 )
 def test_r1v_asks_in_its_own_words(name, words):

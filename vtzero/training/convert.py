@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
 from vtzero.config import load_config
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.huggingface import load_model, read_config, save_model
-from vtzero.training.loop import export
-from vtzero.training.setup import set_up
+from vtzero.training.setup import starting_folder
+from vtzero.training.state import split_model
 
 SOURCE = "source"
 NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
@@ -31,8 +32,7 @@ def export_run(run_folder: Path, out: Path, step: int | None = None) -> dict[str
     if (run_folder / SOURCE).is_dir():
         _export_imported(checkpoints, chosen, run_folder / SOURCE, out)
     else:
-        setup, state = set_up(load_config(run_folder / "config.yaml"), run_folder)
-        export(setup, checkpoints.restore(chosen, state), out)
+        _export_trained(checkpoints, chosen, run_folder, out)
     return {"step": chosen, "folder": str(out)}
 
 
@@ -52,6 +52,17 @@ def import_folder(folder: Path, out: Path) -> dict[str, Any]:
     checkpoints.close()
     count = sum(leaf.size for leaf in leaves)
     return {"parameters": count, "layers": config.text.num_hidden_layers, "folder": str(out)}
+
+
+def _export_trained(checkpoints: Checkpoints, step: int, run_folder: Path, out: Path) -> None:
+    """Reads parameters alone: the optimizer's state is twice their size, and is not asked for."""
+    config = load_config(run_folder / "config.yaml")
+    source = starting_folder(config, run_folder)
+    model_config = read_config(source)
+    parts, trainable, frozen = split_model(*abstract_model(model_config), config.freeze)
+    stored = checkpoints.restore(step, {"trainable": trainable, "frozen": frozen}, partial=True)
+    params = nnx.state(parts.merge(stored["trainable"], stored["frozen"]), nnx.Param)
+    save_model(source, params, model_config, out)
 
 
 def _export_imported(checkpoints: Checkpoints, step: int, source: Path, out: Path) -> None:
