@@ -38,6 +38,7 @@ SMALL = {
     "num_generations": 2,
     "max_prompt_length": 700,
     "max_completion_length": 150,
+    "min_pixels": 784,
     "max_pixels": 3136,
     "eval_data": "null",
     "tensorboard": "false",
