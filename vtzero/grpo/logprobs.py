@@ -105,8 +105,8 @@ def _split(rows: Array, chunk: int) -> Array:
 
     Equal distances, not neighbours: the axis that is looped over must not be the one rows are sharded on.
     """
-    chunk = max(1, min(chunk, rows.shape[0]))
-    chunks = -(-rows.shape[0] // chunk)
+    chunks = max(1, -(-rows.shape[0] // chunk))
+    chunk = max(1, -(-rows.shape[0] // chunks))  # as many chunks, but of even size: little is padding
     padding = [(0, chunks * chunk - rows.shape[0])] + [(0, 0)] * (rows.ndim - 1)
     return jnp.pad(rows, padding).reshape(chunk, chunks, *rows.shape[1:]).swapaxes(0, 1)
 

@@ -75,8 +75,9 @@ def _rows(
     counts = targets.mask.reshape(batch, -1).astype(jnp.float32)
     if targets.prompt_mask is not None:
         group = targets.mask.shape[1]
-        hidden = jnp.concatenate([prompt_hidden[:, :-1], hidden], axis=1)
-        ids = jnp.concatenate([prompts.ids[:, 1:], ids], axis=1)
-        prompt_counts = group * targets.prompt_mask[:, 1:].astype(jnp.float32)
-        counts = jnp.concatenate([prompt_counts, counts], axis=1)
+        # Each predicts the next; the last is given the first, which never counts, so that lengths stay even.
+        next_counts = group * jnp.roll(targets.prompt_mask, -1, axis=1).astype(jnp.float32)
+        hidden = jnp.concatenate([prompt_hidden, hidden], axis=1)
+        ids = jnp.concatenate([jnp.roll(prompts.ids, -1, axis=1), ids], axis=1)
+        counts = jnp.concatenate([next_counts, counts], axis=1)
     return hidden.reshape(-1, width), ids.reshape(-1), counts.reshape(-1)
