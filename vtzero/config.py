@@ -105,6 +105,7 @@ class RunConfig:
     # Evaluation, logs, checkpoints
     eval_data: str | None = "scenes"
     eval_limit: int | None = None
+    eval_image_folder: str | None = None
     eval_prompt_template: str | None = None
     eval_max_pixels: int | None = None
     eval_steps: int = 100

@@ -230,7 +230,10 @@ class _Evaluation:
     def __init__(self, setup: Setup, folder: Path):
         config = setup.config
         self._setup, self._folder = setup, folder
-        self._benchmark: Benchmark = open_benchmark(str(config.eval_data), limit=config.eval_limit)
+        images = config.eval_image_folder
+        self._benchmark: Benchmark = open_benchmark(
+            str(config.eval_data), limit=config.eval_limit, image_folder=Path(images) if images else None
+        )
         self._processor = _eval_processor(setup)
         self._template = prompt_template(config.eval_prompt_template or config.prompt_template)
         self._buckets = benchmark_buckets(self._benchmark, self._processor, config.max_prompt_length)
