@@ -1,6 +1,7 @@
 """The command line as a person uses it: the real command, its files, its errors in one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,26 @@ def test_weights_cut_short_are_named(tmp_path):
     _, error = vtzero("eval", "--model", broken, code=2)
     assert "model.safetensors" in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_tokenizer_cut_short_is_one_line(model, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    path = broken / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:-200])
+    _, error = vtzero("sample", "Why?", "--model", broken, code=2)
+    assert "tokenizer files cannot be read" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_librarys_error_is_a_failure_with_its_traceback(model, tmp_path):
+    reward = tmp_path / "mine.py"
+    reward.write_text(
+        "import numpy\nnumpy.zeros = lambda *a, **k: [].index(1)\ndef f(completions, **_): return []\n"
+    )
+    settings = SMALL | {"output_dir": tmp_path / "run", "reward_funcs": f"[{reward}:f]"}
+    _, error = vtzero("train", CONFIG, *options(model=model, **settings), code=1)
+    assert "Traceback" in error
 
 
 def test_bad_rows_are_set_aside_and_the_run_goes_on(model, tmp_path):

@@ -103,10 +103,7 @@ class Processor:
         images = Qwen2VLImageProcessorPil(
             **{name: settings[name] for name in _IMAGE_KEYS if name in settings}, size=size
         )
-        if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-            raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.json is there")
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(tokenizer, images, config, stop_ids=_generation_stop_ids(folder))
+        return cls(_read_tokenizer(folder), images, config, stop_ids=_generation_stop_ids(folder))
 
     def prepare(self, example: Example, template: PromptTemplate) -> PreparedPrompt | Rejected:
         """Render, tokenize, cut into patches; Rejected for a bad image or a special token in the text."""
@@ -187,6 +184,18 @@ _IMAGE_KEYS = (
     "temporal_patch_size",
     "merge_size",
 )
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.json is there")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the Rust library raises bare ones
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{folder}: its tokenizer files cannot be read ({reason}); fetch them again"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
