@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, official_total, wilson_interval
+from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, Total, micro_total, official_total
+from vtzero.evaluation.totals import Scored as ScoredItem
 from vtzero.reports.paper import COLUMNS, CV_BENCH, TABLES, PaperRow, contradictions
 from vtzero.reports.results import Result
 
@@ -19,7 +20,10 @@ _PARTED = ("cv_bench", "scenes")
 
 @dataclass(frozen=True)
 class Cell:
-    """Accuracies in percent, one a run (seed), over `n` items each; the interval is of all runs' items."""
+    """Accuracies in percent, one a run (seed), over `n` items each, and the mean of their 95 % intervals.
+
+    Runs answer the same items, so that more runs do not make the interval narrower.
+    """
 
     values: tuple[float, ...]
     n: int
@@ -55,17 +59,14 @@ def our_rows(results: Sequence[Result]) -> list[Row]:
 
 
 def _cells(results: Sequence[Result]) -> dict[str, Cell]:
-    groups: dict[str, list[list[bool]]] = {}
+    groups: dict[str, list[Total]] = {}
     for result in results:
-        for column, verdicts in _columns(result).items():
-            groups.setdefault(column, []).append(verdicts)
+        for column, items in _columns(result).items():
+            groups.setdefault(column, []).append(micro_total(items))
     cells = {column: _cell(runs) for column, runs in groups.items()}
     whole = [result.items for result in results if _has_official(result)]
     if whole:
-        # Runs share their items, so their items together are as many answers from the same three sources.
-        together = official_total([item for items in whole for item in items])
-        values = tuple(official_total(items).accuracy for items in whole)
-        cells["official"] = Cell(values, len(whole[0]), together.interval)
+        cells["official"] = _cell([official_total(items) for items in whole])
     return cells
 
 
@@ -74,18 +75,17 @@ def _has_official(result: Result) -> bool:
     return {source for _, source, _ in result.items} == set(OFFICIAL_WEIGHTS)
 
 
-def _columns(result: Result) -> dict[str, list[bool]]:
-    every = [correct for _, _, correct in result.items]
+def _columns(result: Result) -> dict[str, list[ScoredItem]]:
+    every = list(result.items)
     if result.benchmark not in _PARTED:
         return {result.benchmark.upper(): every}
-    parts = {name: [correct for task, _, correct in result.items if task == name] for name in CV_BENCH}
-    return {name: verdicts for name, verdicts in parts.items() if verdicts} | {"Total": every}
+    parts = {name: [item for item in every if item[0] == name] for name in CV_BENCH}
+    return {name: items for name, items in parts.items() if items} | {"Total": every}
 
 
-def _cell(runs: Sequence[Sequence[bool]]) -> Cell:
-    values = tuple(100 * sum(run) / len(run) for run in runs)
-    low, high = wilson_interval(sum(map(sum, runs)), sum(map(len, runs)))
-    return Cell(values, len(runs[0]), (100 * low, 100 * high))
+def _cell(runs: Sequence[Total]) -> Cell:
+    low, high = (mean(run.interval[side] for run in runs) for side in (0, 1))
+    return Cell(tuple(run.accuracy for run in runs), runs[0].n, (low, high))
 
 
 def paper_table(number: int, results: Sequence[Result], scorer: str) -> Table:
