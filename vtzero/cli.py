@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 
     rescore = _verb(verbs, "rescore", _rescore, "score saved outputs again, without a model")
     rescore.add_argument("file", type=Path, help="eval/BENCHMARK-STEP.jsonl, or outputs of BLINK or R1-V")
-    rescore.add_argument("--scorer", help="strict, lenient, paper, superclevr or geoqa (default: the file's)")
+    rescore.add_argument(
+        "--scorer", help="strict, lenient, paper, superclevr, geoqa or math (default: the file's)"
+    )
     rescore.add_argument("--require-tags", action="store_true", help="strict: only answers inside the tags")
     rescore.add_argument(
         "--choices", default="", help="of every item, where the file has none: 'a, b' or JSON"
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _model_arguments(sample)
     sample.add_argument("question", help="the question")
     sample.add_argument("--image", action="append", default=[], help="image file; repeat for several")
-    sample.add_argument("--options", default="", help="comma-separated options")
+    sample.add_argument("--options", default="", help="options: commas between, or a JSON list")
     sample.add_argument("--answer", help="the right answer: each sample is then scored")
     sample.add_argument("-n", "--num-generations", type=int, default=4)
     sample.add_argument("--temperature", type=float, default=1.0)
@@ -179,13 +181,14 @@ def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 
 def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.evaluation.rescore import parse_choices
     from vtzero.training.inference import sample_model
 
     return sample_model(
         _model_settings(known),
         known.question,
         images=known.image,
-        options=[option.strip() for option in known.options.split(",") if option.strip()],
+        options=parse_choices(known.options),
         answer=known.answer,
         num_generations=known.num_generations,
         temperature=known.temperature,

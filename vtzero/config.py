@@ -95,6 +95,7 @@ class RunConfig:
     # Optimizer
     learning_rate: float = 1e-6
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
+    lr_schedule_steps: int | None = None
     warmup_steps: int = 0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
@@ -144,6 +145,12 @@ class RunConfig:
             "reward_weights",
             list(self.reward_weights),
             f"empty or as many as reward_funcs ({len(self.reward_funcs)})",
+        )
+        _check(
+            self.lr_schedule_steps is None or self.lr_schedule_steps >= 1,
+            "lr_schedule_steps",
+            self.lr_schedule_steps,
+            "at least 1",
         )
         _check(bool(self.data), "data", [], "at least one source")
         _check(

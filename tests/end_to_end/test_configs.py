@@ -8,6 +8,7 @@ import pytest
 import yaml
 from fixtures.command import options, vtzero
 from fixtures.data_files import ROWS, write_source
+from fixtures.published import write_benchmark
 from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.config import RunConfig, load_config
@@ -40,7 +41,8 @@ SMALL = {
     "max_completion_length": 150,
     "min_pixels": 784,
     "max_pixels": 3136,
-    "eval_data": "null",
+    "eval_max_pixels": 3136,
+    "eval_batch_size": 2,
     "tensorboard": "false",
 }
 
@@ -48,6 +50,13 @@ SMALL = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return make_tiny_folder(tmp_path_factory.mktemp("model") / "folder", num_hidden_layers=1)
+
+
+def local_benchmark(config: RunConfig, folder: Path) -> dict[str, str]:
+    """The config's own benchmark, of two items."""
+    name = str(config.eval_data).partition("=")[0]
+    images = {"eval_image_folder": str(folder)} if config.eval_image_folder else {}
+    return {"eval_data": f"{name}={write_benchmark(name, folder)}", **images}
 
 
 def local(config: RunConfig, folder: Path) -> str:
@@ -70,8 +79,7 @@ def test_a_row_is_planned_without_weights(path, tmp_path):
     config = load_config(path)
     printed, _ = vtzero("train", path, "--dry_run", "--json", "--data", local(config, tmp_path))
     figures = json.loads(printed.splitlines()[-1])
-    billions = 7.6 if "7B" in config.model else 2.1
-    assert figures["parameters"] == pytest.approx(billions * 1e9, rel=0.1)
+    assert figures["parameters"] == (8_291_375_616 if "7B" in config.model else 2_208_985_600)
     assert figures["memory_mib_per_device"]["peak"] > figures["parameters"] * 4 / 2**20
     assert figures["tokens_per_step"]["prompts"] == config.prompts_per_step * config.max_prompt_length
     assert sum(source["rows"] for source in figures["data"]) == ROWS * len(config.data)
@@ -82,7 +90,9 @@ def test_a_row_is_planned_without_weights(path, tmp_path):
 def test_a_row_trains_two_steps(path, model, tmp_path):
     config = load_config(path)
     settings = SMALL | {"model": model, "output_dir": tmp_path / "run", "data": local(config, tmp_path)}
-    vtzero("train", path, *options(**settings))
+    vtzero("train", path, *options(**settings, **local_benchmark(config, tmp_path)))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["eval_items"], summary["eval_rejected"]) == (2, 0)

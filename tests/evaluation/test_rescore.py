@@ -1,6 +1,7 @@
 """`vtzero rescore` on files of every layout that it knows, and on files that it must refuse."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -130,7 +131,7 @@ def test_choices_from_the_command_line():
     assert parse_choices('["red, round", "blue"]') == ("red, round", "blue")
     assert parse_choices("") == ()
     for malformed in ('["a"', "[1, 2]"):
-        with pytest.raises(ValueError, match="--choices"):
+        with pytest.raises(ValueError, match="list"):
             parse_choices(malformed)
 
 
@@ -138,6 +139,26 @@ def test_choices_with_commas(write, capsys):
     rows = own_rows(choices=["red, round", "red"], answer="red, round")
     rows[0]["output"], rows[1]["output"] = "<answer>Red, round</answer>", "red"
     assert figures(capsys, write(rows, lines=True))["correct"] == 1
+
+
+def test_an_evaluations_own_scorer_is_taken_from_its_summary(write, capsys):
+    rows = own_rows(choices=[], answer="18")
+    for row in rows:
+        row["output"] = "<answer>$18.00$</answer>"
+    path = write(rows, name="gsm8k-0.jsonl", lines=True)
+    assert figures(capsys, path)["correct"] == 0
+    Path(path).with_suffix(".json").write_text(json.dumps({"scoring": "math"}))
+    report = figures(capsys, path)
+    assert (report["scorer"], report["accuracy"]) == ("math", 100.0)
+
+
+def test_any_line_break_of_unicode_may_stand_in_an_output(write, capsys):
+    rows = own_rows()
+    rows[0]["output"] = "one\u2028two\x85three " + rows[0]["output"]
+    path = write(rows, lines=True)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    Path(path).write_text("".join(lines), encoding="utf-8")
+    assert figures(capsys, path)["n"] == len(rows)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from vtzero.data.prompts import TEMPLATES, question_body
-from vtzero.rewards.accuracy import lenient_accuracy, paper_accuracy, strict_accuracy
+from vtzero.rewards.accuracy import accuracy_paper, lenient_accuracy, strict_accuracy
 from vtzero.rewards.format import paper_format
 from vtzero.scenes.documents import (
     ANSWERS,
@@ -87,7 +87,7 @@ def test_rewards_of_right_answers(template):
         scores = (
             paper_format(text, prompt(question)),
             strict_accuracy(text, question.answer),
-            paper_accuracy(text, question.answer),
+            *accuracy_paper([text], answer=[question.answer]),
         )
         assert scores == expected, text
 
@@ -99,7 +99,7 @@ def test_wrong_answers_earn_the_format_at_most(template):
         text = filled(template, scene, question, wrong)
         assert paper_format(text, prompt(question)) == REWARDS[template][0]
         assert strict_accuracy(text, question.answer) == 0
-        assert paper_accuracy(text, question.answer) == 0
+        assert accuracy_paper([text], answer=[question.answer]) == [0]
 
 
 @pytest.mark.parametrize("template", [t for t in CONTINUATIONS if "{answer}" in t])

@@ -147,13 +147,19 @@ def open_benchmark(
     text = str(spec)
     if text == SCENES:
         return Benchmark(text, open_source(text, split="test", limit=limit))
-    if not text.endswith((".jsonl", ".parquet")):
-        raise ValueError(
-            f"unknown benchmark {text!r}; give {', '.join((SCENES, *BENCHMARKS))}, NAME=FILE for a local "
-            "file of one of these, or the path of a .jsonl or .parquet file"
-        )
+    check_benchmark(text)
     examples = open_source(text, limit=limit)
     return Benchmark(_file_name(text), examples, most_images(examples))
+
+
+def check_benchmark(spec: str) -> None:
+    """Raise ValueError where `open_benchmark` would for the name alone; nothing is opened or fetched."""
+    named = spec == SCENES or spec.partition("=")[0] in BENCHMARKS
+    if not named and not spec.endswith((".jsonl", ".parquet")):
+        raise ValueError(
+            f"unknown benchmark {spec!r}; give {', '.join((SCENES, *BENCHMARKS))}, NAME=FILE for a local "
+            "file of one of these, or the path of a .jsonl or .parquet file"
+        )
 
 
 def most_images(examples: Source) -> int:

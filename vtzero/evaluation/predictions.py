@@ -78,7 +78,7 @@ def read_predictions(path: str | Path, *, choices: Sequence[str] = ()) -> Predic
     read = [layout.read(number, row, layout.output, choices) for number, row in enumerate(rows)]
     if all(prediction.output is None for prediction in read):
         raise ValueError(f"{path}: no item has an output (key {layout.output!r})")
-    return Predictions(layout.name, _default_scorer(layout, rows), read)
+    return Predictions(layout.name, _default_scorer(layout, rows, path), read)
 
 
 def _rows(path: Path) -> list[Row]:
@@ -105,7 +105,7 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     rows = []
     for number, line in lines:
         try:
@@ -132,11 +132,21 @@ def _check_keys(rows: Sequence[Row], layout: _Layout, path: Path) -> None:
             raise ValueError(f"{path}: item {number} lacks {', '.join(sorted(missing))}")
 
 
-def _default_scorer(layout: _Layout, rows: Sequence[Row]) -> str:
+def _default_scorer(layout: _Layout, rows: Sequence[Row], path: Path) -> str:
+    if layout.name == "vtzero":
+        return _scorer_of_evaluation(path)
     if layout.name != "r1v":
         return "strict"
     counts = all(isinstance(row["ground_truth"], int) for row in rows)
     return "superclevr" if counts else "geoqa"
+
+
+def _scorer_of_evaluation(path: Path) -> str:
+    """What the evaluation's summary, which lies beside its items, says that they were scored by."""
+    beside = path.with_suffix(".json")
+    summary = _parsed(beside) if beside != path and beside.is_file() else {}
+    scoring = summary.get("scoring") if isinstance(summary, dict) else None
+    return str(scoring) if scoring in ("superclevr", "geoqa", "math") else "strict"
 
 
 def _vtzero(number: int, row: Row, output: str, choices: Sequence[str]) -> Prediction:

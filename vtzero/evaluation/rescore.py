@@ -14,8 +14,8 @@ from rich.text import Text
 from vtzero.evaluation.predictions import Prediction, Predictions, read_predictions
 from vtzero.evaluation.scorers import SCORERS, Scorer, strict, strict_choice
 from vtzero.evaluation.totals import (
-    OFFICIAL_WEIGHTS,
     Scored,
+    has_official,
     micro_total,
     official_total,
     task_totals,
@@ -63,9 +63,9 @@ def parse_choices(text: str) -> tuple[str, ...]:
     try:
         listed = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"--choices is not a JSON list: {error}") from None
+        raise ValueError(f"{text}: not a JSON list ({error})") from None
     if not all(isinstance(choice, str) for choice in listed):
-        raise ValueError(f'--choices must be a list of texts such as ["left", "right"], got {text}')
+        raise ValueError(f'{text}: not a list of texts such as ["left", "right"]')
     return tuple(listed)
 
 
@@ -137,8 +137,7 @@ def _choice_letter(row: Prediction, require_tags: bool) -> str:
 
 
 def _official(scored: Sequence[Scored]) -> dict[str, Any] | None:
-    known = {source for _, source, _ in scored}
-    return asdict(official_total(scored)) if known == set(OFFICIAL_WEIGHTS) else None
+    return asdict(official_total(scored)) if has_official(scored) else None
 
 
 def _stored(rows: Sequence[Prediction]) -> dict[str, Any] | None:

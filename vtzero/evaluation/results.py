@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.data.example import Rejected
-from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, official_total, wilson_interval
+from vtzero.evaluation.totals import has_official, official_total, wilson_interval
 
 ACCURACIES = {"accuracy": "correct", "accuracy_lenient": "correct_lenient", "accuracy_paper": "correct_paper"}
 """The accuracies of a summary, and the verdict that each counts."""
@@ -86,7 +86,7 @@ def _figures(items: Sequence[ItemResult]) -> dict[str, Any]:
 
 def _official(items: Sequence[ItemResult]) -> dict[str, Any]:
     scored = [(item.task, item.source or "", item.correct) for item in items]
-    if {source for _, source, _ in scored} != set(OFFICIAL_WEIGHTS):
+    if not has_official(scored):
         return {}
     total = official_total(scored)
     return {"accuracy_official": total.accuracy, "accuracy_official_interval": list(total.interval)}

@@ -58,6 +58,11 @@ def task_totals(scored: Sequence[Scored]) -> dict[str, Total]:
     return {task: micro_total(items) for task, items in tasks.items()}
 
 
+def has_official(scored: Sequence[Scored]) -> bool:
+    """Whether the items come from CV-Bench's three sources, all of them and no other."""
+    return {source for _, source, _ in scored} == set(OFFICIAL_WEIGHTS)
+
+
 def official_total(scored: Sequence[Scored]) -> Total:
     """CV-Bench's official score: ½ ((ADE20K + COCO) / 2 + Omni3D) of the accuracies on its three sources.
 
@@ -68,8 +73,8 @@ def official_total(scored: Sequence[Scored]) -> Total:
 
     Raises ValueError unless the items come from exactly these three sources.
     """
-    sources = {source for _, source, _ in scored}
-    if sources != set(OFFICIAL_WEIGHTS):
+    if not has_official(scored):
+        sources = {source for _, source, _ in scored}
         raise ValueError(
             f"CV-Bench's official score needs items of the sources {', '.join(OFFICIAL_WEIGHTS)}, "
             f"found {', '.join(sorted(repr(source) for source in sources)) or 'no item'}"

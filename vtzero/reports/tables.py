@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vtzero.evaluation.totals import OFFICIAL_WEIGHTS, Total, micro_total, official_total
 from vtzero.evaluation.totals import Scored as ScoredItem
+from vtzero.evaluation.totals import Total, has_official, micro_total, official_total
 from vtzero.reports.paper import COLUMNS, CV_BENCH, TABLES, PaperRow, contradictions
 from vtzero.reports.results import Result
 
@@ -64,15 +64,10 @@ def _cells(results: Sequence[Result]) -> dict[str, Cell]:
         for column, items in _columns(result).items():
             groups.setdefault(column, []).append(micro_total(items))
     cells = {column: _cell(runs) for column, runs in groups.items()}
-    whole = [result.items for result in results if _has_official(result)]
+    whole = [result.items for result in results if has_official(result.items)]
     if whole:
         cells["official"] = _cell([official_total(items) for items in whole])
     return cells
-
-
-def _has_official(result: Result) -> bool:
-    """Whether CV-Bench's official score can be had: the items of all its sources, and of no other."""
-    return {source for _, source, _ in result.items} == set(OFFICIAL_WEIGHTS)
 
 
 def _columns(result: Result) -> dict[str, list[ScoredItem]]:

@@ -67,7 +67,8 @@ def _check_folder(folder: Path, config: RunConfig) -> None:
 def _is_free(name: str, config: RunConfig) -> bool:
     """Whether a setting may differ on resuming; the length of a run may where nothing is scheduled by it."""
     if name == "max_steps":
-        return config.method == "grpo" and config.lr_scheduler_type == "constant"
+        scheduled = config.lr_scheduler_type != "constant" and config.lr_schedule_steps is None
+        return config.method == "grpo" and not scheduled
     return name in FREE_TO_CHANGE
 
 

@@ -1,4 +1,4 @@
-"""What a config would do, without a weight read or a device used: recipe, data, tokens, memory.
+"""What a config would do, without a weight read: recipe, data, tokens, memory.
 
 For `vtzero train CONFIG --dry_run`. The memory is an estimate from shapes; it compiles nothing.
 """
@@ -10,22 +10,32 @@ from typing import Any
 
 import jax
 
-from vtzero.config import ConfigError, RunConfig, dump_config
+from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
 from vtzero.data.hub import HubSet
 from vtzero.data.mixture import counts_of
 from vtzero.data.prompts import prompt_template
 from vtzero.data.sources import SourceCounts, missing_from_cache
+from vtzero.evaluation.benchmarks import check_benchmark
 from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
 from vtzero.parallel.mesh import AXES, MeshSettings
 from vtzero.training.grpo import reward_functions
 from vtzero.training.huggingface import read_config
-from vtzero.training.setup import BLANK, model_folder, training_source
+from vtzero.training.optimizer import OptimizerSettings
+from vtzero.training.setup import (
+    BLANK,
+    check_batch,
+    compute_dtype,
+    model_folder,
+    moves_reference,
+    training_source,
+)
 from vtzero.training.sft import DOCUMENTS
-from vtzero.training.state import FROZEN_PARTS
+from vtzero.training.state import FROZEN_PARTS, check_freeze
 
 _FLOAT32, _ADAM = 4, 8
 _MIB = 2**20
+_HUB_MAX_PIXELS = 12_845_056  # of the published models' preprocessor_config.json
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
 
     Raises ConfigError and ValueError as the run itself would, and for a model of unknown size.
     """
-    prompt_template(config.prompt_template)
-    if config.method == "grpo":
-        reward_functions(config)
+    _check(config)
     sizes = _sizes(config)
+    check_batch(config, sizes.mesh)
     figures = {
         "model": config.model,
         "parameters": sizes.parameters,
@@ -71,6 +80,20 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     }
     _print(config, figures)
     return {"config": dump_config(config)} | figures
+
+
+def _check(config: RunConfig) -> None:
+    """What the run itself would refuse before it reads a weight."""
+    OptimizerSettings(**shared_settings(config, OptimizerSettings))
+    check_freeze(config.freeze)
+    moves_reference(config)
+    for name in (config.prompt_template, config.eval_prompt_template):
+        if name is not None:
+            prompt_template(name)
+    if config.eval_data is not None:
+        check_benchmark(config.eval_data)
+    if config.method == "grpo":
+        reward_functions(config)
 
 
 def data_counts(config: RunConfig) -> list[dict[str, Any]]:
@@ -96,10 +119,13 @@ def _missing(spec: str, hub: HubSet, config: RunConfig) -> dict[str, Any]:
 
 
 def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
-    """Bytes by use, as MiB a device, from shapes alone: weights and optimizer state in float32 as they are
-    kept; cache, activations and attention in the dtype of the computation; the larger of rollout and update
-    counts, since they do not run at once."""
-    width = 4 if _dtype(config) == "float32" else 2
+    """Bytes by use, as MiB a device, from shapes alone.
+
+    Weights and optimizer state are float32, as they are kept; cache and activations have the dtype of the
+    computation; attention is the largest of its kind, in the decoder or the vision encoder. The larger of
+    rollout and update counts, since they do not run at once.
+    """
+    width = compute_dtype(config.dtype).itemsize
     kept = {
         "parameters": sizes.parameters * _FLOAT32 // sizes.parameter_shards,
         "optimizer": sizes.trained * _ADAM // sizes.parameter_shards,
@@ -108,7 +134,7 @@ def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
     update = {
         "gradient": sizes.trained * _FLOAT32 // sizes.parameter_shards,
         "activations": _activations(config, sizes, width),
-        "attention": _attention(config, sizes),
+        "attention": max(_attention(config, sizes), _vision_attention(config, sizes)),
         "logits": 3 * config.logprob_chunk * sizes.model.text.vocab_size * _FLOAT32 // sizes.mesh["tensor"],
     }
     rollout = {"cache": _cache(config, sizes, width)} if config.method == "grpo" else {}
@@ -180,6 +206,14 @@ def _attention(config: RunConfig, sizes: Sizes) -> int:
     return 2 * _rows(config, sizes) * heads * scores * _FLOAT32
 
 
+def _vision_attention(config: RunConfig, sizes: Sizes) -> int:
+    """The same of one layer of the vision encoder, over all patches of a prompt's bucket."""
+    vision = sizes.model.vision
+    images = 1 if config.max_images is None else config.max_images
+    patches = images * (config.max_pixels or _HUB_MAX_PIXELS) // vision.patch_size**2
+    return 2 * _rows(config, sizes) * vision.num_heads // sizes.mesh["tensor"] * patches**2 * _FLOAT32
+
+
 def _cache(config: RunConfig, sizes: Sizes, width: int) -> int:
     text = sizes.model.text
     rows = math.ceil(config.prompts_per_step / sizes.batch_shards)
@@ -189,12 +223,6 @@ def _cache(config: RunConfig, sizes: Sizes, width: int) -> int:
 
 def _has_reference(config: RunConfig) -> bool:
     return config.method == "grpo" and config.beta > 0
-
-
-def _dtype(config: RunConfig) -> str:
-    if config.dtype != "auto":
-        return config.dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def _print(config: RunConfig, figures: dict[str, Any]) -> None:

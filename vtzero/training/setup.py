@@ -2,6 +2,7 @@
 but the blank model's folder."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -77,12 +78,13 @@ def compute_dtype(name: str) -> Any:
 def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     """Build all parts of a run and the state before its first update."""
     mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+    check_batch(config, dict(mesh.shape))
     template = prompt_template(config.prompt_template)
     folder, graphdef, params = _load(config, run_folder, mesh)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     parts, trainable, frozen = split_model(graphdef, params, config.freeze)
     settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
-    updates = config.max_steps * (config.num_iterations if config.method == "grpo" else 1)
+    updates = scheduled_updates(config)
     optimizer = make_optimizer(settings, updates)
     images = 1 if config.max_images is None else config.max_images
     start = partial(new_state, optimizer=optimizer, moving_reference=moves_reference(config))
@@ -103,6 +105,22 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     with jax.set_mesh(mesh):
         state = jax.jit(start, out_shardings=shardings)(trainable, frozen)
     return setup, state
+
+
+def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
+    """Raise ConfigError when a step's prompts cannot be shared out over the mesh."""
+    shards = mesh["data"] * mesh["fsdp"]
+    if config.prompts_per_step % shards:
+        raise ConfigError(
+            f"prompts_per_step is {config.prompts_per_step}, which does not divide over the mesh's "
+            f"data * fsdp = {shards} devices; change one of them (mesh.tensor takes devices too)"
+        )
+
+
+def scheduled_updates(config: RunConfig) -> int:
+    """Over how many updates the learning rate is scheduled."""
+    steps = config.max_steps if config.lr_schedule_steps is None else config.lr_schedule_steps
+    return steps * (config.num_iterations if config.method == "grpo" else 1)
 
 
 def training_source(config: RunConfig) -> Selected | Mixture:

@@ -54,16 +54,21 @@ class ModelParts:
         return nnx.merge(self.graphdef, trainable, frozen)
 
 
-def split_model(graphdef: Any, params: Any, freeze: Sequence[str] = ()) -> tuple[ModelParts, Any, Any]:
-    """Divide parameters into trainable and frozen ones; `freeze` names parts of `FROZEN_PARTS`.
-
-    Raises ValueError for an unknown part, or when nothing is left to train.
-    """
+def check_freeze(freeze: Sequence[str]) -> None:
+    """Raise ValueError for an unknown part, or when nothing is left to train."""
     unknown = sorted(set(freeze) - set(FROZEN_PARTS))
     if unknown:
         raise ValueError(f"freeze names {unknown[0]!r}; the parts are {', '.join(FROZEN_PARTS)}")
     if set(freeze) == set(FROZEN_PARTS):
         raise ValueError("freeze names every part of the model; nothing is left to train")
+
+
+def split_model(graphdef: Any, params: Any, freeze: Sequence[str] = ()) -> tuple[ModelParts, Any, Any]:
+    """Divide parameters into trainable and frozen ones; `freeze` names parts of `FROZEN_PARTS`.
+
+    Raises ValueError for an unknown part, or when nothing is left to train.
+    """
+    check_freeze(freeze)
 
     def trains(path: tuple[Any, ...], _: Any) -> bool:
         return not any(FROZEN_PARTS[part](path) for part in freeze)

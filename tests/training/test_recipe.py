@@ -1,0 +1,68 @@
+"""A dry run refuses what the run itself would refuse, and counts what it would do."""
+
+from dataclasses import replace
+
+import pytest
+
+from vtzero.config import RunConfig
+from vtzero.models.qwen2_vl.config import PUBLISHED
+from vtzero.training.recipe import Sizes, dry_run, memory
+from vtzero.training.setup import check_batch
+
+CONFIG = RunConfig(output_dir="runs/none", max_prompt_length=112, max_completion_length=72, max_steps=10)
+TWO_BILLION = PUBLISHED["Qwen2-VL-2B"]
+
+
+def sizes(**mesh: int) -> Sizes:
+    return Sizes(TWO_BILLION, 2_208_985_600, 2_208_985_600, {"data": 1, "fsdp": 1, "tensor": 1} | mesh)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze": ("visoin",)}, "freeze names 'visoin'"),
+        ({"freeze": ("vision", "merger", "llm")}, "nothing is left to train"),
+        ({"eval_prompt_template": "unknown"}, "unknown prompt template"),
+        ({"eval_data": "unknown"}, "unknown benchmark"),
+        ({"method": "sft", "sync_ref_model": True}, "no reference model"),
+        ({"adam_beta1": 1.5}, "adam_beta1"),
+        ({"model": "models/other"}, "models/other"),
+        ({"data": ("unknown",)}, "known source"),
+    ],
+)
+def test_what_the_run_would_refuse_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dry_run(replace(CONFIG, **changes))
+
+
+def test_tokens_and_completions_are_counted(capsys):
+    figures = dry_run(CONFIG)
+    assert figures["completions_per_step"] == 64
+    assert figures["tokens_per_step"] == {"prompts": 896, "completions": 4608, "at_most": 5504}
+    assert figures["tokens_in_all"] == 55040
+    assert "parameters" in capsys.readouterr().out
+
+
+def test_frozen_parts_cost_no_optimizer_state():
+    whole = dry_run(CONFIG)
+    part = dry_run(replace(CONFIG, freeze=("vision",)))
+    assert part["parameters"] == whole["parameters"]
+    assert part["trained_parameters"] < whole["trained_parameters"]
+
+
+def test_memory_is_shared_out_over_the_mesh():
+    config = replace(CONFIG, max_pixels=401408)
+    one, four = memory(config, sizes()), memory(config, sizes(fsdp=4))
+    assert one["parameters"] == pytest.approx(2_208_985_600 * 4 / 2**20, abs=1)
+    assert one["optimizer"] == pytest.approx(2 * one["parameters"], abs=2)
+    for name in ("parameters", "optimizer", "reference", "gradient", "cache"):
+        assert four[name] == pytest.approx(one[name] / 4, abs=1)
+
+
+def test_a_reference_is_counted_only_where_there_is_one():
+    assert memory(replace(CONFIG, beta=0.0), sizes())["reference"] == 0
+
+
+def test_a_batch_that_the_mesh_cannot_share_is_named():
+    with pytest.raises(ValueError, match=r"prompts_per_step is 8.*data \* fsdp = 3"):
+        check_batch(CONFIG, {"data": 3, "fsdp": 1, "tensor": 1})
