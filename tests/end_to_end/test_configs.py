@@ -43,6 +43,7 @@ SMALL = {
     "max_pixels": 3136,
     "eval_max_pixels": 3136,
     "eval_batch_size": 2,
+    "logging_steps": 1,
     "tensorboard": "false",
 }
 
