@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     if known.json:
         print(json.dumps(figures))
+    elif "folder" in figures:
+        print(f"wrote {figures['folder']}")
     return 0
 
 

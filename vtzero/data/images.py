@@ -31,7 +31,10 @@ def open_image(source: ImageSource) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise nearly every kind of exception on a damaged file.
         # Pillow names an in-memory file by its address, which would differ from run to run.
-        words = re.sub(r"<_io.BytesIO object at 0x[0-9a-f]+>", "the image", str(error))
+        words = re.sub(
+            r"cannot identify image file <_io.BytesIO[^>]*>", "it is no known kind of image", str(error)
+        )
+        words = re.sub(r"<_io.BytesIO object at 0x[0-9a-f]+>", "the image", words)
         reason = " ".join(words.split()) or type(error).__name__
         raise ValueError(f"{_name(source)} cannot be read: {reason}") from error
 

@@ -92,11 +92,14 @@ class _Json:
     def _find_columns(self) -> tuple[str, ...]:
         """Every key in the first thousand rows: a row may leave one out, or be damaged."""
         found: dict[str, None] = {}
+        damaged: RowError | None = None
         for index in range(min(len(self), 1000)):
             try:
                 found.update(dict.fromkeys(self.read(index)))
-            except RowError:
-                continue
+            except RowError as error:
+                damaged = damaged or error
+        if damaged and not found:
+            raise ValueError(f"{self.path}: holds no row that can be read; {damaged}")
         return tuple(found)
 
 

@@ -154,8 +154,9 @@ def open_benchmark(
 
 def check_benchmark(spec: str) -> None:
     """Raise ValueError where `open_benchmark` would for the name alone; nothing is opened or fetched."""
-    named = spec == SCENES or spec.partition("=")[0] in BENCHMARKS
-    if not named and not spec.endswith((".jsonl", ".parquet")):
+    name, equals, _ = spec.partition("=")
+    is_file = spec.endswith((".jsonl", ".parquet")) and not (equals and name.isidentifier())
+    if spec != SCENES and name not in BENCHMARKS and not is_file:
         raise ValueError(
             f"unknown benchmark {spec!r}; give {', '.join((SCENES, *BENCHMARKS))}, NAME=FILE for a local "
             "file of one of these, or the path of a .jsonl or .parquet file"

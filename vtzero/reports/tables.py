@@ -99,7 +99,7 @@ def paper_table(number: int, results: Sequence[Result], scorer: str) -> Table:
         title=f"Table {number}: accuracy in percent (paper as printed; ours by the {scorer} scorer)"
     )
     for name in ("", *columns):
-        table.add_column(name, justify="right" if name else "left")
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
     for paper_row in TABLES[number]:
         table.add_row(Text(paper_row.name), *_printed(paper_row, columns, notes))
     table.add_section()

@@ -92,7 +92,7 @@ class _Run:
     """The open files and compiled functions of one run."""
 
     def __init__(self, config: RunConfig, folder: Path, quiet: bool):
-        self._config, self._folder = config, folder
+        self._config, self._folder, self._quiet = config, folder, quiet
         self._setup, self._state = set_up(config, folder)
         self._method = _method(config, self._setup, folder)
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
@@ -114,6 +114,8 @@ class _Run:
         self._checkpoints.close()
 
     def to_the_end(self) -> dict[str, Any]:
+        if self._start == self._config.max_steps and not self._quiet:
+            print(f"{self._folder} has done its {self._start} steps already")
         with jax.set_mesh(self._setup.mesh):
             self._evaluate(0)
             for index in range(self._start + 1, self._config.max_steps + 1):
