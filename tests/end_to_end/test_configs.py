@@ -78,13 +78,14 @@ def test_a_row_states_every_value(path):
 @pytest.mark.parametrize("path", ROWS_OF_PAPERS, ids=lambda path: path.stem)
 def test_a_row_is_planned_without_weights(path, tmp_path):
     config = load_config(path)
-    printed, _ = vtzero("train", path, "--dry_run", "--json", "--data", local(config, tmp_path))
+    settings = {"data": local(config, tmp_path), "output_dir": tmp_path / "run"}
+    printed, _ = vtzero("train", path, "--dry_run", "--json", *options(**settings))
     figures = json.loads(printed.splitlines()[-1])
     assert figures["parameters"] == (8_291_375_616 if "7B" in config.model else 2_208_985_600)
     assert figures["memory_mib_per_device"]["peak"] > figures["parameters"] * 4 / 2**20
     assert figures["tokens_per_step"]["prompts"] == config.prompts_per_step * config.max_prompt_length
     assert sum(source["rows"] for source in figures["data"]) == ROWS * len(config.data)
-    assert not Path(config.output_dir).exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("path", ROWS_OF_PAPERS, ids=lambda path: path.stem)

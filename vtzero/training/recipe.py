@@ -119,7 +119,7 @@ def _missing(spec: str, hub: HubSet, config: RunConfig) -> dict[str, Any]:
 
 
 def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
-    """Bytes by use, as MiB a device, from shapes alone.
+    """MiB a device by use, from shapes alone.
 
     Weights and optimizer state are float32, as they are kept; cache and activations have the dtype of the
     computation; attention is the largest of its kind, in the decoder or the vision encoder. The larger of
