@@ -168,6 +168,24 @@ def distance(actual: jax.Array, expected: jax.Array) -> float:
     return float(np.linalg.norm(np.subtract(actual, expected)) / np.linalg.norm(expected))
 
 
+def test_packed_rows_equal_to_one_row_for_each_completion(model, groups):
+    """Completions 0 and 1 in one row with padding after them, 2 and 3 in the next with padding between."""
+    samples, completions, _ = groups
+    first, second, third, fourth = (completions[:, i] for i in range(4))
+    gap = np.zeros_like(first[:, :2])
+    packed = np.stack([np.hstack([first, second, gap]), np.hstack([third, gap, fourth])], axis=1)
+    numbers = [[1] * 7 + [2] * 7 + [0] * 2, [1] * 7 + [0] * 2 + [2] * 7]
+    segments = np.broadcast_to(numbers, packed.shape)
+
+    def both(model: Qwen2VL) -> tuple[jax.Array, jax.Array]:
+        prompts = collate(samples)
+        hidden = model.read_groups(prompts, jnp.asarray(packed), jnp.asarray(segments))[1]
+        rows = (hidden[:, 0, :7], hidden[:, 0, 7:14], hidden[:, 1, :7], hidden[:, 1, 9:])
+        return jnp.stack(rows, axis=1), grouped_hidden(model, samples, completions)
+
+    assert distance(*jitted(model, both)()) < 1e-5
+
+
 def test_predicting_hidden_states_are_one_token_behind(model, groups):
     samples, completions, _ = groups
 

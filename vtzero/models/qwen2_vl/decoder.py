@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.attention import attention, causal_mask, shared_prompt_attention
+from vtzero.models.attention import Kernel, group_attention, prompt_attention, shared_prompt_attention
 from vtzero.models.layers import Embedding, Linear, RMSNorm, Stack, layer_at, scan_layers
 from vtzero.models.qwen2_vl.config import TextConfig
 from vtzero.models.qwen2_vl.rope import mrope_cos_sin, rotate
@@ -95,12 +95,15 @@ class DecoderLayer(nnx.Module):
 class Decoder(nnx.Module):
     """Embeddings, stacked layers and the final norm."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, remat: bool = False):
+    def __init__(
+        self, config: TextConfig, *, rngs: nnx.Rngs, remat: bool = False, attention: Kernel = "auto"
+    ):
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = DecoderLayer(config, rngs=rngs, stack=(config.num_hidden_layers,))
         self.norm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps)
         self.config = config
         self.remat = remat
+        self.attention: Kernel = attention
 
     def read_prompt(
         self,
@@ -110,11 +113,11 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "batch prompt width"], PromptCache]:
         """Final hidden states of right-padded prompts, and the keys and values that completions need."""
         cos, sin = self._angles(positions)
-        visible = causal_mask(mask)
 
         def body(layer: DecoderLayer, x: Array) -> tuple[Array, tuple[Array, Array]]:
             query, key, value = layer.project(x, cos, sin)
-            return layer.finish(x, attention(query, key, value, visible)), (key, value)
+            attended = prompt_attention(query, key, value, mask, kernel=self.attention)
+            return layer.finish(x, attended), (key, value)
 
         hidden, (keys, values) = scan_layers(self.layers, embeddings, body, remat=self.remat)
         layers = range(self.config.num_hidden_layers)
@@ -128,27 +131,27 @@ class Decoder(nnx.Module):
         prompt_mask: Bool[Array, "batch prompt"],
         embeddings: Float[Array, "batch group length width"],
         positions: Int[Array, "batch group length"],
+        segments: Int[Array, "batch group length"] | None = None,
     ) -> tuple[Float[Array, "batch prompt width"], Float[Array, "batch group length width"]]:
         """Final hidden states of prompts and of their completions; each prompt is computed once.
 
         Gradients of the completions flow back through the shared prompt. Completions are right-padded and
-        causal, so their padding needs no mask: nothing that is kept can see it.
+        causal, so their padding needs no mask: nothing that is kept can see it. With `segments` the rows of a
+        group hold several completions each (see `group_attention`), and `positions` start anew in each.
         """
         prompt_angles = self._angles(prompt_positions)
         angles = self._text_angles(positions)
-        visible = causal_mask(prompt_mask)
-        length = embeddings.shape[2]
-        causal = jnp.tril(jnp.ones((length, length), bool))
 
         def body(layer: DecoderLayer, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             prompt, completion = carry
-            query, prompt_key, prompt_value = layer.project(prompt, *prompt_angles)
-            prompt = layer.finish(prompt, attention(query, prompt_key, prompt_value, visible))
-            query, key, value = layer.project(completion, *angles)
-            attended = shared_prompt_attention(
-                query, prompt_key, prompt_value, prompt_mask, key, value, causal
+            attended = group_attention(
+                layer.project(prompt, *prompt_angles),
+                prompt_mask,
+                layer.project(completion, *angles),
+                segments,
+                kernel=self.attention,
             )
-            return (prompt, layer.finish(completion, attended)), None
+            return (layer.finish(prompt, attended[0]), layer.finish(completion, attended[1])), None
 
         carry = (prompt_embeddings, embeddings)
         (prompt, completion), _ = scan_layers(self.layers, carry, body, remat=self.remat)

@@ -4,10 +4,12 @@ Holds parameters and forward code; knows no files, no sampling and no reinforcem
 Hot functions split the module (`nnx.split`) and run plain `jax.jit` over its parameters.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from vtzero.models.attention import Kernel
 from vtzero.models.layers import Linear
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, PromptCache
@@ -25,9 +27,10 @@ class Qwen2VL(nnx.Module):
         rngs: nnx.Rngs,
         dtype: jnp.dtype | type = jnp.float32,
         remat: bool = False,
+        attention: Kernel = "auto",
     ):
-        self.visual = VisionEncoder(config.vision, rngs=rngs, remat=remat)
-        self.model = Decoder(config.text, rngs=rngs, remat=remat)
+        self.visual = VisionEncoder(config.vision, rngs=rngs, remat=remat, attention=attention)
+        self.model = Decoder(config.text, rngs=rngs, remat=remat, attention=attention)
         text = config.text
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else Linear(text.hidden_size, text.vocab_size, bias=False, rngs=rngs)
@@ -56,14 +59,22 @@ class Qwen2VL(nnx.Module):
         return self.model.read_prompt(self.embed_prompts(prompts), prompts.positions, prompts.mask)
 
     def read_groups(
-        self, prompts: Prompts, completion_ids: Int[Array, "batch group length"]
+        self,
+        prompts: Prompts,
+        completion_ids: Int[Array, "batch group length"],
+        segments: Int[Array, "batch group length"] | None = None,
     ) -> tuple[Float[Array, "batch prompt width"], Float[Array, "batch group length width"]]:
-        """Final hidden states of the prompts and of G completions each."""
+        """Final hidden states of the prompts and of G completions each.
+
+        With `segments`, a row of a group holds several completions one after the other: a token sees the
+        prompt and those before it that carry its number (0 is padding).
+        """
         embeddings = self.model.embed_tokens(completion_ids).astype(self.dtype)
-        steps = jnp.arange(completion_ids.shape[2])
-        positions = jnp.broadcast_to(prompts.start[:, None, None] + steps, completion_ids.shape)
+        shape = completion_ids.shape
+        steps = jnp.broadcast_to(jnp.arange(shape[2]), shape) if segments is None else _steps(segments)
+        positions = prompts.start[:, None, None] + steps
         return self.model.read_groups(
-            self.embed_prompts(prompts), prompts.positions, prompts.mask, embeddings, positions
+            self.embed_prompts(prompts), prompts.positions, prompts.mask, embeddings, positions, segments
         )
 
     def decode_step(
@@ -83,6 +94,13 @@ class Qwen2VL(nnx.Module):
         return jnp.einsum(
             "...d,vd->...v", hidden, self.head.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
+
+
+def _steps(segments: Int[Array, "*batch length"]) -> Int[Array, "*batch length"]:
+    """How many tokens of its own segment come before each token."""
+    index = jnp.broadcast_to(jnp.arange(segments.shape[-1]), segments.shape)
+    begins = jnp.diff(segments, axis=-1, prepend=segments[..., :1]) != 0
+    return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=segments.ndim - 1)
 
 
 def last_hidden(hidden: Float[Array, "batch prompt width"], prompts: Prompts) -> Float[Array, "batch width"]:
