@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.attention import Kernel, group_attention, prompt_attention, shared_prompt_attention
+from vtzero.models.attention import Kernel, group_attention, prompt_attention
+from vtzero.models.attention.decode import as_key_cache, as_value_cache, decode_attention
 from vtzero.models.layers import Embedding, Linear, RMSNorm, Stack, layer_at, scan_layers
 from vtzero.models.qwen2_vl.config import TextConfig
 from vtzero.models.qwen2_vl.rope import mrope_cos_sin, rotate
@@ -25,8 +26,8 @@ Hidden = Float[Array, "*batch length width"]
 class PromptCache:
     """Keys and values of the prompts, one array a layer, shared by the completions of a group."""
 
-    keys: tuple[Float[Array, "batch prompt kv_heads head_dim"], ...]
-    values: tuple[Float[Array, "batch prompt kv_heads head_dim"], ...]
+    keys: tuple[Float[Array, "batch kv_heads head_dim prompt"], ...]
+    values: tuple[Float[Array, "batch kv_heads prompt head_dim"], ...]
     mask: Bool[Array, "batch prompt"]
 
 
@@ -35,8 +36,21 @@ class PromptCache:
 class CompletionCache:
     """Keys and values of the completions, one array a layer; every completion starts at slot 0."""
 
-    keys: tuple[Float[Array, "batch group length kv_heads head_dim"], ...]
-    values: tuple[Float[Array, "batch group length kv_heads head_dim"], ...]
+    keys: tuple[Float[Array, "batch kv_heads group head_dim length"], ...]
+    values: tuple[Float[Array, "batch kv_heads group length head_dim"], ...]
+
+    @property
+    def length(self) -> int:
+        """How many tokens a completion can have."""
+        return self.keys[0].shape[-1]
+
+    def grown(self, length: int) -> "CompletionCache":
+        """The same with `length` slots; the new ones are zeros."""
+        more = length - self.length
+        return CompletionCache(
+            tuple(jnp.pad(keys, [(0, 0)] * 4 + [(0, more)]) for keys in self.keys),
+            tuple(jnp.pad(values, [(0, 0)] * 3 + [(0, more), (0, 0)]) for values in self.values),
+        )
 
 
 class SelfAttention(nnx.Module):
@@ -117,7 +131,7 @@ class Decoder(nnx.Module):
         def body(layer: DecoderLayer, x: Array) -> tuple[Array, tuple[Array, Array]]:
             query, key, value = layer.project(x, cos, sin)
             attended = prompt_attention(query, key, value, mask, kernel=self.attention)
-            return layer.finish(x, attended), (key, value)
+            return layer.finish(x, attended), (as_key_cache(key), as_value_cache(value))
 
         hidden, (keys, values) = scan_layers(self.layers, embeddings, body, remat=self.remat)
         layers = range(self.config.num_hidden_layers)
@@ -170,17 +184,16 @@ class Decoder(nnx.Module):
         Layers are unrolled over a list of caches: measured fastest, and no second cache is held.
         """
         cos, sin = self._text_angles(positions[:, :, None])
-        length = cache.keys[0].shape[2]
-        visible = (jnp.arange(length) <= slot)[None]
+        visible = jnp.arange(cache.length) <= slot
         hidden = embeddings[:, :, None]
         keys, values = list(cache.keys), list(cache.values)
         for index in range(self.config.num_hidden_layers):
             layer = layer_at(self.layers, index + _unforeseen_zero(slot, hidden))
             query, key, value = layer.project(hidden, cos, sin)
-            keys[index] = jax.lax.dynamic_update_slice_in_dim(keys[index], key, slot, axis=2)
-            values[index] = jax.lax.dynamic_update_slice_in_dim(values[index], value, slot, axis=2)
-            attended = shared_prompt_attention(
-                query,
+            keys[index] = _put(keys[index], as_key_cache(key), slot, axis=4)
+            values[index] = _put(values[index], as_value_cache(value), slot, axis=3)
+            attended = decode_attention(
+                query[:, :, 0],
                 prompt.keys[index],
                 prompt.values[index],
                 prompt.mask,
@@ -188,15 +201,17 @@ class Decoder(nnx.Module):
                 values[index],
                 visible,
             )
-            hidden = layer.finish(hidden, attended)
+            hidden = layer.finish(hidden, attended[:, :, None])
         return self.norm(hidden)[:, :, 0], CompletionCache(tuple(keys), tuple(values))
 
     def empty_cache(self, batch: int, group: int, length: int, dtype: jnp.dtype) -> CompletionCache:
         """An all-zero completion cache of `length` slots."""
-        shape = (batch, group, length, self.config.num_key_value_heads, self.config.head_dim)
-        layers = range(self.config.num_hidden_layers)
+        config = self.config
+        shape = (batch, config.num_key_value_heads, group)
+        keys, values = (*shape, config.head_dim, length), (*shape, length, config.head_dim)
+        layers = range(config.num_hidden_layers)
         return CompletionCache(
-            tuple(jnp.zeros(shape, dtype) for _ in layers), tuple(jnp.zeros(shape, dtype) for _ in layers)
+            tuple(jnp.zeros(keys, dtype) for _ in layers), tuple(jnp.zeros(values, dtype) for _ in layers)
         )
 
     def _angles(self, positions: Int[Array, "3 *batch length"]) -> tuple[Array, Array]:
@@ -205,6 +220,10 @@ class Decoder(nnx.Module):
 
     def _text_angles(self, positions: Int[Array, "*batch length"]) -> tuple[Array, Array]:
         return self._angles(jnp.broadcast_to(positions, (3, *positions.shape)))
+
+
+def _put(cache: Array, new: Array, slot: Int[Array, ""], axis: int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis)
 
 
 def _unforeseen_zero(slot: Int[Array, ""], hidden: Float[Array, "batch group 1 width"]) -> Int[Array, ""]:
