@@ -4,6 +4,7 @@ Masks are given as structure (segments, right-padded prompts, groups) and never 
 kernels which hold no scores can be used. Knows arrays only: no model, no cache layout, no config of runs.
 """
 
+from importlib import import_module
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.attention import xla
+from vtzero.models.attention.devices import target_platform
 from vtzero.models.attention.xla import shared_prompt_attention
 
 __all__ = [
@@ -97,4 +98,6 @@ def choose_kernel(kernel: Kernel, platform: str, dtype: DTypeLike) -> Kernel:
 
 
 def _kernels(kernel: Kernel, dtype: DTypeLike) -> ModuleType:
-    return xla
+    chosen = choose_kernel(kernel, target_platform(), dtype)
+    # Imported when chosen: Pallas takes 0.14 s to import, and a CPU has no use for it.
+    return import_module(f"{__name__}.{chosen}")
