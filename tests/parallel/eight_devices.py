@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from models.torch_twin import collate, random_sample, torch_twin, twin_config, vtzero_twin
 
@@ -70,11 +71,17 @@ class Outcome:
 def outcome(sizes: tuple[int, int, int]) -> Outcome:
     """A sampled group a prompt, then an update of the fixed rollout; `compilations` of a second update."""
     mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: int(np.prod(sizes))])
-    parts, trainable, frozen = split_model(*nnx.split(model()))
+    given = model(), rollout()  # made while no mesh is set, so that every mesh can take them
+    with jax.set_mesh(mesh):
+        return outcome_on(mesh, *given)
+
+
+def outcome_on(mesh: Mesh, model: Any, rollout: Rollout) -> Outcome:
+    parts, trainable, frozen = split_model(*nnx.split(model))
     state = new_state(trainable, frozen, OPTIMIZER)
     shardings = state_sharding(state, mesh)
     state = jax.device_put(jax.tree.map(jnp.copy, state), shardings)
-    batch = shard_batch(rollout(), mesh)
+    batch = shard_batch(rollout, mesh)
 
     sampler = Sampler(parts.merge, SETTINGS)
     keys = sample_keys(jax.random.key(3), 0, jnp.arange(BATCH), GROUP)
@@ -84,7 +91,7 @@ def outcome(sizes: tuple[int, int, int]) -> Outcome:
 
     loss = partial(grpo_loss, objective=OBJECTIVE, scoring=ScoringSettings(BANNED, 0.7, chunk=48))
     update = make_update(parts, loss, OPTIMIZER, shardings=shardings)
-    total = jnp.int32(rollout().mask.sum())
+    total = jnp.int32(rollout.mask.sum())
     state, metrics = update(state, batch, total)
     kept = jax.tree.map(jnp.copy, state)
     compiled: list[str] = []
