@@ -68,6 +68,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """A batch (nested dataclasses of arrays, samples first) on the mesh; scalars are replicated.
 

@@ -1,9 +1,11 @@
 """Supervised fine-tuning as a method of the loop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +20,17 @@ from vtzero.training.state import TrainState, make_update
 DOCUMENTS = "scene_documents"
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A step whose update may still be under way; `values` are on devices."""
+
+    index: int
+    batch: SupervisedBatch
+    values: dict[str, jax.Array]
+    rate: float
+    clock: Clock
+
+
 class SFT:
     """Next-token prediction on target texts; `data: scene_documents` makes the tiny base model."""
 
@@ -25,26 +38,45 @@ class SFT:
         config = setup.config
         self._setup = setup
         self._stream = open_stream(setup)
+        self._begun: Begun | None = None
         loss = partial(sft_loss, chunk=config.logprob_chunk)
         self._update = make_update(
             setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
         )
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
+    def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
+        return iter(())  # one program, compiled by the first step
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
         batch = self._stream.next_batch()
         targets = shard_batch(self._targets(batch), self._setup.mesh)
+        rate = float(self._setup.schedule(index - 1))
         clock.lap("data")
-        rate = float(self._setup.schedule(int(state.step)))
+        report = self._finish(clock)
         state, values = self._update(state, targets, count_tokens(targets))
-        metrics = {name: float(value) for name, value in values.items()} | {"learning_rate": rate}
-        clock.lap("update_actor")
-        metrics |= clock.metrics()
+        self._begun = Begun(index, batch, values, rate, clock)
+        return state, report
+
+    def finish(self) -> StepReport | None:
+        return self._finish(Clock())
+
+    def _finish(self, clock: Clock) -> StepReport | None:
+        """Wait for the update under way, from whose end `clock` goes on."""
+        if self._begun is None:
+            return None
+        begun, self._begun = self._begun, None
+        values = jax.device_get(begun.values)
+        begun.clock.lap("update_actor")
+        clock.go_on_from(begun.clock)
+        metrics = {name: float(value) for name, value in values.items()}
+        metrics |= {"learning_rate": begun.rate} | begun.clock.metrics()
+        batch = begun.batch
         metrics["num_tokens"] = float(batch.mask.sum() + np.asarray(batch.prompts.mask).sum())
         metrics["perf/throughput"] = metrics["num_tokens"] / metrics["timing_s/step"] / self._setup.mesh.size
         metrics["rejected_samples"] = float(len(batch.rejected))
-        return state, StepReport(metrics, rejected=batch.rejected)
+        return StepReport(begun.index, metrics, rejected=batch.rejected)
 
     def _targets(self, batch: SupervisedBatch) -> Targets:
         counted = None

@@ -7,7 +7,7 @@ Hot functions split the module (`nnx.split`) and run plain `jax.jit` over its pa
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.models.attention import Kernel
 from vtzero.models.layers import Linear
@@ -46,13 +46,17 @@ class Qwen2VL(nnx.Module):
     def embed_prompts(self, prompts: Prompts) -> Float[Array, "batch prompt width"]:
         """Token embeddings with image features in the place of image tokens."""
         embeddings = self.model.embed_tokens(prompts.ids).astype(self.dtype)
-        if prompts.patches.shape[1] == 0:
+        if prompts.features is None and prompts.patches.shape[1] == 0:
             return embeddings
-        features = self.visual(prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments)
+        features = self.see(prompts) if prompts.features is None else prompts.features
         is_image = (prompts.ids == self.config.image_token_id) & prompts.mask
         order = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
         placed = jnp.take_along_axis(features, order[..., None], axis=1)
         return jnp.where(is_image[..., None], placed, embeddings)
+
+    def see(self, prompts: Prompts) -> Float[Array, "batch tokens width"]:
+        """What the vision encoder makes of each sample's patches: a vector for each image token."""
+        return self.visual(prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments)
 
     def read_prompts(self, prompts: Prompts) -> tuple[Float[Array, "batch prompt width"], PromptCache]:
         """Final hidden states of the prompts, and the cache their completions share."""
@@ -111,10 +115,15 @@ def last_hidden(hidden: Float[Array, "batch prompt width"], prompts: Prompts) ->
 
 def predicting_hidden(
     prompt_hidden: Float[Array, "batch prompt width"],
-    completion_hidden: Float[Array, "batch group length width"],
+    completion_hidden: Float[Array, "batch rows length width"],
     prompts: Prompts,
-) -> Float[Array, "batch group length width"]:
-    """The hidden state that predicts each completion token: the prompt's last, then its own but the last."""
-    batch, group, _, width = completion_hidden.shape
-    first = jnp.broadcast_to(last_hidden(prompt_hidden, prompts)[:, None, None], (batch, group, 1, width))
-    return jnp.concatenate([first, completion_hidden[:, :, :-1]], axis=2)
+    is_first: Bool[Array, "batch rows length"] | None = None,
+) -> Float[Array, "batch rows length width"]:
+    """The hidden state that predicts each completion token: the prompt's last, then its own but the last.
+
+    `is_first` marks where completions begin in rows that hold several; None: each row is one.
+    """
+    batch, rows, _, width = completion_hidden.shape
+    last = jnp.broadcast_to(last_hidden(prompt_hidden, prompts)[:, None, None], (batch, rows, 1, width))
+    before = jnp.concatenate([last, completion_hidden[:, :, :-1]], axis=2)
+    return before if is_first is None else jnp.where(is_first[..., None], last, before)
