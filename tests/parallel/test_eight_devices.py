@@ -1,17 +1,19 @@
-"""Runs `eight_devices.py` in a process of its own, which has eight virtual CPU devices."""
+"""Runs tests in a process of their own, which has eight virtual CPU devices."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fixtures.fast_compile import FAST_COMPILE_FLAGS
 
 XLA_FLAGS = f"--xla_force_host_platform_device_count=8 {FAST_COMPILE_FLAGS}"
 
 
-def test_any_mesh_computes_what_one_device_does():
-    script = Path(__file__).with_name("eight_devices.py")
+@pytest.mark.parametrize("name", ["eight_devices.py", "sharded_vocabulary.py"])
+def test_any_mesh_computes_what_one_device_does(name):
+    script = Path(__file__).with_name(name)
     environment = os.environ | {"XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "pytest", str(script), "--durations=10"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
