@@ -41,6 +41,7 @@ class RunConfig:
     max_steps: int = 1500
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = True
+    gradient_checkpointing_policy: Literal["full", "dots"] = "full"
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     freeze: tuple[str, ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -61,6 +61,20 @@ def test_memory_is_shared_out_over_the_mesh():
         assert four[name] == pytest.approx(one[name] / 4, abs=1)
 
 
+def test_activations_grow_with_what_is_kept():
+    full, dots, none = (
+        memory(replace(CONFIG, **policy), sizes())["activations"]
+        for policy in (
+            {"gradient_checkpointing_policy": "full"},
+            {"gradient_checkpointing_policy": "dots"},
+            {"gradient_checkpointing": False, "gradient_checkpointing_policy": "dots"},
+        )
+    )
+    # 28 layers of 1, 15 and 3.3 * 15 arrays of hidden states, and 14 more.
+    assert dots / full == pytest.approx((28 * 15 + 14) / (28 + 14), rel=1e-3)
+    assert none / full == pytest.approx((28 * 3.3 * 15 + 14) / (28 + 14), rel=1e-3)
+
+
 def test_a_reference_is_counted_only_where_there_is_one():
     assert memory(replace(CONFIG, beta=0.0), sizes())["reference"] == 0
 

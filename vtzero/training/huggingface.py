@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from vtzero.models.attention import Kernel
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import (
     EMBEDDING_NAME,
@@ -69,7 +70,7 @@ def load_model(
     dtype: Any = jnp.float32,
     parameter_dtype: DTypeLike | None = None,
     sharding: Shardings | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
     attention: Kernel = "auto",
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Read a Hugging Face folder: the split `Qwen2VL` that computes in `dtype`, its parameters on devices.

@@ -180,7 +180,7 @@ def _load(config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh) -> tuple
         dtype=compute_dtype(config.dtype),
         parameter_dtype=jnp.float32,
         sharding=shardings,
-        remat=config.gradient_checkpointing,
+        remat=config.gradient_checkpointing_policy if config.gradient_checkpointing else "none",
         attention=config.attention,
     )
     return folder, graphdef, params

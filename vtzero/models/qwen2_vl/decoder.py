@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.models.attention import Kernel, group_attention, prompt_attention
 from vtzero.models.attention.decode import as_key_cache, as_value_cache, decode_attention
-from vtzero.models.layers import Embedding, Linear, RMSNorm, Stack, layer_at, scan_layers
+from vtzero.models.layers import Embedding, Linear, Remat, RMSNorm, Stack, layer_at, scan_layers
 from vtzero.models.qwen2_vl.config import TextConfig
 from vtzero.models.qwen2_vl.rope import mrope_cos_sin, rotate
 
@@ -110,7 +110,7 @@ class Decoder(nnx.Module):
     """Embeddings, stacked layers and the final norm."""
 
     def __init__(
-        self, config: TextConfig, *, rngs: nnx.Rngs, remat: bool = False, attention: Kernel = "auto"
+        self, config: TextConfig, *, rngs: nnx.Rngs, remat: Remat = "none", attention: Kernel = "auto"
     ):
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = DecoderLayer(config, rngs=rngs, stack=(config.num_hidden_layers,))

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.models.attention import Kernel
-from vtzero.models.layers import Linear
+from vtzero.models.layers import Linear, Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
@@ -26,7 +26,7 @@ class Qwen2VL(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype | type = jnp.float32,
-        remat: bool = False,
+        remat: Remat = "none",
         attention: Kernel = "auto",
     ):
         self.visual = VisionEncoder(config.vision, rngs=rngs, remat=remat, attention=attention)

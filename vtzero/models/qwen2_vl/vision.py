@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vtzero.models.attention import Kernel, image_attention
-from vtzero.models.layers import LayerNorm, Linear, Stack, normal, scan_layers
+from vtzero.models.layers import LayerNorm, Linear, Remat, Stack, normal, scan_layers
 from vtzero.models.qwen2_vl.config import VisionConfig
 from vtzero.models.qwen2_vl.rope import rotate, vision_cos_sin
 
@@ -91,7 +91,7 @@ class VisionEncoder(nnx.Module):
     """Patches of several images a sample -> one vector for each image token."""
 
     def __init__(
-        self, config: VisionConfig, *, rngs: nnx.Rngs, remat: bool = False, attention: Kernel = "auto"
+        self, config: VisionConfig, *, rngs: nnx.Rngs, remat: Remat = "none", attention: Kernel = "auto"
     ):
         self.patch_embed = PatchEmbed(config, rngs=rngs)
         self.blocks = VisionBlock(config, rngs=rngs, stack=(config.depth,))

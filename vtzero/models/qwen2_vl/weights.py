@@ -11,6 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from vtzero.models.attention import Kernel
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
 
@@ -43,7 +44,7 @@ def abstract_model(
     config: Qwen2VLConfig,
     *,
     dtype: jnp.dtype | type = jnp.float32,
-    remat: bool = False,
+    remat: Remat = "none",
     attention: Kernel = "auto",
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """The split `Qwen2VL` with shapes in the place of arrays; nothing is allocated."""
