@@ -148,7 +148,7 @@ def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
 
 
 def _sizes(config: RunConfig) -> Sizes:
-    model = _model(config)
+    model = model_config(config)
     shapes = parameter_shapes(model)
     counts = {path: math.prod(shape) for path, shape in shapes.items()}
     frozen = [FROZEN_PARTS[part] for part in config.freeze]
@@ -161,7 +161,11 @@ def _sizes(config: RunConfig) -> Sizes:
     )
 
 
-def _model(config: RunConfig) -> Qwen2VLConfig:
+def model_config(config: RunConfig) -> Qwen2VLConfig:
+    """The network of a config's model: of its folder, or else of the published size of that name.
+
+    Raises ConfigError when it is neither.
+    """
     name = "tiny" if config.model == BLANK else config.model
     try:
         return read_config(model_folder(name))
