@@ -213,9 +213,9 @@ class CountedModel(Qwen2VL):
 
     slots: list[int]
 
-    def decode_step(self, tokens: Any, positions: Any, slot: Any, prompt: Any, cache: Any) -> Any:
+    def decode_step(self, tokens: Any, positions: Any, slot: Any, *others: Any) -> Any:
         jax.debug.callback(lambda slot: self.slots.append(int(slot)), slot)
-        return super().decode_step(tokens, positions, slot, prompt, cache)
+        return super().decode_step(tokens, positions, slot, *others)
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +356,19 @@ def test_log_probabilities_that_nobody_asks_for_are_not_computed(model, samples,
             np.testing.assert_allclose(getattr(drawn, name), getattr(everything, name), atol=1e-6)
         else:
             assert getattr(drawn, name) is None
+
+
+@pytest.mark.parametrize("held_twice", [0, 2**30])
+def test_layers_taken_out_once_or_for_every_token_draw_the_same(
+    model, samples, draw, monkeypatch, held_twice
+):
+    monkeypatch.setattr(decoder, "_HELD_TWICE", held_twice)
+    graphdef, state = nnx.split(model)
+    drawn = Sampler(partial(nnx.merge, graphdef), SETTINGS)(
+        (state,), collate(samples), keys_of(range(3)), TEMPERED
+    )
+    np.testing.assert_array_equal(drawn.ids, draw(TEMPERED).ids)
+    np.testing.assert_allclose(drawn.policy_logps, draw(TEMPERED).policy_logps, atol=1e-5, rtol=0)
 
 
 # --- compilation and memory -----------------------------------------------------------------------

@@ -23,7 +23,12 @@ class Program:
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, *arguments: Any) -> Any:
-        """Run the program for these arguments, compiling it where it was not declared."""
+        """Run the program for these arguments, compiling it where it was not declared.
+
+        Called while something else is traced, it becomes a part of that.
+        """
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+            return self._jit(*arguments)
         key = _shapes(arguments)
         if key not in self._compiled:
             self._compiled[key] = self.lower(*arguments).compile()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.qwen2_vl.decoder import CompletionCache, PromptCache
+from vtzero.models.qwen2_vl.decoder import CompletionCache, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, last_hidden
 from vtzero.sampling.filters import ban_ids, draw, filter_logits, log_probability
@@ -92,6 +92,14 @@ def growing_lengths(longest: int) -> tuple[int, ...]:
     return (*lengths, longest)
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """What every token reads, made ready once before the loop."""
+
+    layers: list[DecoderLayer] | None
+    head: Float[Array, "vocab width"]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Loop:
@@ -127,8 +135,10 @@ def sample_groups(
     first = jnp.broadcast_to(last_hidden(hidden, prompts)[:, None], (*keys.shape, hidden.shape[-1]))
     loop = _start(model, prompts, first, parameters, settings)
 
+    weights = _Weights(model.model.unstacked(hidden.dtype), model.head.astype(hidden.dtype))
+
     def body(loop: _Loop) -> _Loop:
-        return _step(model, prompts, prompt_cache, keys, parameters, settings, loop)
+        return _step(model, weights, prompts, prompt_cache, keys, parameters, settings, loop)
 
     for length in settings.lengths:
         loop = replace(loop, cache=loop.cache.grown(length))
@@ -178,6 +188,7 @@ def _seen_in_prompts(model: Qwen2VL, prompts: Prompts, group: int) -> Bool[Array
 
 def _step(
     model: Qwen2VL,
+    weights: _Weights,
     prompts: Prompts,
     prompt_cache: PromptCache,
     keys: Any,
@@ -185,14 +196,14 @@ def _step(
     settings: DecodeSettings,
     loop: _Loop,
 ) -> _Loop:
-    logits = model.logits(loop.hidden)
+    logits = model.logits(loop.hidden, weights.head)
     filtered = filter_logits(logits, parameters, loop.seen)
     step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(keys)
     tokens = draw(filtered, step_keys, parameters.temperature)
     tokens = jnp.where(loop.done, settings.pad_id, tokens)
     completions = _record(loop, tokens, logits, filtered, parameters, settings)
     hidden, cache = model.decode_step(
-        tokens, prompts.start[:, None] + loop.step, loop.step, prompt_cache, loop.cache
+        tokens, prompts.start[:, None] + loop.step, loop.step, prompt_cache, loop.cache, weights.layers
     )
     return _Loop(
         step=loop.step + 1,

@@ -13,16 +13,19 @@ from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
 from vtzero.grpo.packing import Packing
 from vtzero.grpo.step import Rollout
+from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.registry import load_reward
 from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, score
 from vtzero.rewards.text import aha_words
+from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
 from vtzero.training.method import Clock, FailedReward, StepReport
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
-from vtzero.training.phases import Phases, Weighed
-from vtzero.training.setup import Setup, training_source
+from vtzero.training.phases import Phases, Weighed, policy_logps
+from vtzero.training.setup import Setup, compute_dtype, training_source
 from vtzero.training.state import TrainState, make_reference_sync
+from vtzero.training.throughput import throughput_metrics
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class GRPO:
         )
         self._phases = Phases(setup)
         self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
+        self._limits = run_limits(compute_dtype(config.dtype))
         self._begun: Begun | None = None
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -103,7 +107,7 @@ class GRPO:
             mask=weighed.mask,
             weights=weighed.weights,
             advantages=weighed.advantages,
-            sampler_logps=_present(completions.policy_logps),
+            sampler_logps=policy_logps(completions),
             old_logps=old,
             ref_logps=reference,
             packing=packing,
@@ -218,7 +222,7 @@ class GRPO:
         metrics |= clock.metrics()
         tokens = int(lengths.sum()) + sum(len(prompt.ids) for prompt in batch.prompts)
         metrics["num_tokens"] = float(tokens)
-        metrics["perf/throughput"] = tokens / metrics["timing_s/step"] / self._setup.mesh.size
+        metrics |= self._throughput(begun, tokens, metrics)
         metrics["rejected_samples"] = float(len(batch.rejected))
         metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
         metrics["reward_failures"] = float(len(scored.rewards.failures))
@@ -227,6 +231,22 @@ class GRPO:
         rows = self._rows(batch.prompts, scored, names, advantages) if logged else []
         failures = [self._failed(failure, batch.prompts) for failure in scored.rewards.failures]
         return StepReport(begun.index, metrics, rows, batch.rejected, failures)
+
+    def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        config, model = self._config, self._setup.processor.config
+        lengths = lengths_of(begun.batch.prompts, begun.drawn.lengths)
+        itemsize = compute_dtype(config.dtype).itemsize
+        read = costs.prefill_bytes(model, lengths, itemsize) + costs.decode_bytes(model, lengths, itemsize)
+        return throughput_metrics(
+            self._limits,
+            devices=self._setup.mesh.size,
+            tokens=tokens,
+            seconds=metrics["timing_s/step"],
+            update_flops=config.num_iterations * costs.update(model, lengths, config.freeze),
+            update_seconds=metrics["timing_s/update_actor"],
+            gen_bytes=read,
+            gen_seconds=metrics["timing_s/gen"],
+        )
 
     def _failed(self, failure: RewardFailure, prompts: Sequence[PreparedPrompt]) -> FailedReward:
         reason = f"{failure.function_name}: {failure.reason}"
@@ -265,10 +285,11 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
     return image_file(images[0]) if images else None
 
 
-def _present(array: jax.Array | None) -> jax.Array:
-    if array is None:
-        raise ValueError("the sampler kept no policy_logps; decode with logps='policy' or 'all'")
-    return array
+def lengths_of(prompts: Sequence[PreparedPrompt], completions: np.ndarray) -> costs.Lengths:
+    """The real lengths of a step, padding left out."""
+    images = [int(count) for prompt in prompts for count in np.bincount(prompt.segments)[1:]]
+    groups = tuple(tuple(int(length) for length in group) for group in completions)
+    return costs.Lengths(tuple(images), tuple(len(prompt.ids) for prompt in prompts), groups)
 
 
 def reward_functions(config: RunConfig) -> list[NamedReward]:

@@ -20,13 +20,14 @@ from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weig
 from vtzero.grpo.packing import Layout, Packing, choose_layout, layouts, pack_groups
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.models.attention import choose_kernel
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import batch_sharding, replicated, shard_batch
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
-from vtzero.training.setup import Setup
+from vtzero.training.setup import Setup, compute_dtype
 from vtzero.training.state import TrainState, make_update
 
 # A layout is worth its compilation where it leaves out a tenth of a group's tokens, its prompt among them.
@@ -55,7 +56,7 @@ class Phases:
         self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._parameters = sampling_parameters(config, setup.banned_ids)
-        self.layouts = _worth_compiling(config) if config.packing else ()
+        self.layouts = _worth_compiling(config) if config.packing and _can_pack(config) else ()
         self._see = Program(self._features, out_shardings=self._rows) if _sees_once(config) else None
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
         self._weigh = Program(
@@ -229,9 +230,22 @@ def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> Sampl
     )
 
 
+def policy_logps(drawn: Completions) -> Array:
+    """The log-probabilities that the sampler recorded for a trainer; ValueError where it recorded none."""
+    if drawn.policy_logps is None:
+        raise ValueError("the sampler kept no policy_logps; decode with logps='policy' or 'all'")
+    return drawn.policy_logps
+
+
 def _sees_once(config: RunConfig) -> bool:
     """Whether image features are the same before and after an update, and in the reference model."""
     return {"vision", "merger"} <= set(config.freeze)
+
+
+def _can_pack(config: RunConfig) -> bool:
+    """Splash's block mask is static, and knows the grid alone."""
+    platform = jax.default_backend()
+    return choose_kernel(config.attention, platform, compute_dtype(config.dtype)) != "splash"
 
 
 def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:

@@ -22,6 +22,7 @@ from vtzero.data.prompts import PromptTemplate, prompt_template
 from vtzero.data.sources import Selected, open_source
 from vtzero.data.supervised import corpus
 from vtzero.models.attention import choose_kernel
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.sharding import shard_params, state_sharding
@@ -74,6 +75,11 @@ def compute_dtype(name: str) -> Any:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
+
+
+def remat_of(config: RunConfig) -> Remat:
+    """What the backward pass keeps of a layer."""
+    return config.gradient_checkpointing_policy if config.gradient_checkpointing else "none"
 
 
 def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
@@ -180,7 +186,7 @@ def _load(config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh) -> tuple
         dtype=compute_dtype(config.dtype),
         parameter_dtype=jnp.float32,
         sharding=shardings,
-        remat=config.gradient_checkpointing_policy if config.gradient_checkpointing else "none",
+        remat=remat_of(config),
         attention=config.attention,
     )
     return folder, graphdef, params

@@ -4,6 +4,8 @@ Holds parameters and forward code; knows no files, no sampling and no reinforcem
 Hot functions split the module (`nnx.split`) and run plain `jax.jit` over its parameters.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vtzero.models.attention import Kernel
 from vtzero.models.layers import Linear, Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, PromptCache
+from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.vision import VisionEncoder
 
@@ -88,16 +90,21 @@ class Qwen2VL(nnx.Module):
         slot: Int[Array, ""],
         prompt: PromptCache,
         cache: CompletionCache,
+        layers: Sequence[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "batch group width"], CompletionCache]:
         """Append one token to every completion; the hidden states from which the next is drawn."""
         embeddings = self.model.embed_tokens(tokens).astype(self.dtype)
-        return self.model.decode_step(embeddings, positions, slot, prompt, cache)
+        return self.model.decode_step(embeddings, positions, slot, prompt, cache, layers)
 
-    def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-        """Float32 logits; for few positions only (see grpo/logprobs.py for whole batches)."""
-        return jnp.einsum(
-            "...d,vd->...v", hidden, self.head.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+    def logits(
+        self, hidden: Float[Array, "*batch width"], head: Float[Array, "vocab width"] | None = None
+    ) -> Float[Array, "*batch vocab"]:
+        """Float32 logits; for few positions only (see grpo/logprobs.py for whole batches).
+
+        `head` is the model's own in another dtype, for a loop that would convert it for every token.
+        """
+        weight = (self.head if head is None else head).astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
 
 
 def _steps(segments: Int[Array, "*batch length"]) -> Int[Array, "*batch length"]:
