@@ -129,7 +129,9 @@ class _Timer:
             yield self._timed("score", lambda: score.run(programs.weights, rollout), score)
         if not {"update", "step"} & set(only):
             return
-        rollout = programs.with_logps(rollout, score.run(programs.weights, rollout))
+        logps = score.run(programs.weights, rollout)
+        rollout = programs.with_logps(rollout, [logps] * programs.scorings)
+        reference = programs.new_reference()
         state, tokens = programs.new_state(), rollout.mask.sum()
         update = compiled(programs.update(), state, rollout, tokens)
 
@@ -141,8 +143,9 @@ class _Timer:
         def step() -> Any:
             weights = (state.trainable, state.frozen)
             scored = prepare(programs.prompts, self._sample.run(weights, programs.prompts, programs.keys))
-            for _ in range(programs.scorings):
-                scored = programs.with_logps(scored, score.run(weights, scored))
+            scorers = programs.scored_with(state.trainable, reference)
+            logps = [score.run((trainable, state.frozen), scored) for trainable in scorers]
+            scored = programs.with_logps(scored, logps)
             return [learn(scored) for _ in range(programs.config.num_iterations)]
 
         if "update" in only:

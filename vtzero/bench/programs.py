@@ -1,6 +1,6 @@
 """The compiled functions of a run, on made-up weights: the one place of the bench that builds them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -108,10 +108,19 @@ class Programs:
         """How often a step scores its rollout before the update."""
         return int(self.config.num_iterations > 1) + int(self.config.beta > 0)
 
-    def with_logps(self, rollout: Rollout, logps: Array) -> Rollout:
-        """The rollout with the log-probabilities that the objective asks for."""
-        old = logps if self.config.num_iterations > 1 else None
-        return replace(rollout, old_logps=old, ref_logps=logps if self.config.beta > 0 else None)
+    def with_logps(self, rollout: Rollout, logps: Sequence[Array]) -> Rollout:
+        """The rollout with what `scored_with` gave, the reference's log-probabilities last."""
+        old = logps[0] if self.config.num_iterations > 1 else None
+        return replace(rollout, old_logps=old, ref_logps=logps[-1] if self.config.beta > 0 else None)
+
+    def scored_with(self, policy: Any, reference: Any | None) -> list[Any]:
+        """The trainable parameters that score a rollout: the policy's own for old log-probabilities first."""
+        old = [policy] if self.config.num_iterations > 1 else []
+        return old if reference is None else [*old, reference]
+
+    def new_reference(self) -> Any | None:
+        """Parameters of a reference model, which a step holds beside the policy's; None where `beta` is 0."""
+        return jax.tree.map(jnp.copy, self._trainable) if self.config.beta > 0 else None
 
     def new_state(self) -> TrainState:
         """The state before the first update; takes over the memory of `weights`, which are then gone."""
