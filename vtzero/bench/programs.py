@@ -133,7 +133,7 @@ class Programs:
     def update(self) -> Callable[[TrainState, Rollout, Array], tuple[TrainState, Metrics]]:
         """The jitted optimizer step; it takes over the memory of the state it is given."""
         loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
-        steps = self.config.gradient_accumulation_steps
+        steps = self.config.gradient_accumulation_steps or 1
         return make_update(self.parts, loss, self._optimizer, steps, self._state_shardings())
 
     def _state_shardings(self) -> TrainState:

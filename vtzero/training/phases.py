@@ -27,6 +27,7 @@ from vtzero.parallel.sharding import batch_sharding, replicated, shard_batch
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
+from vtzero.training.micro_batches import bytes_on_a_device, fewest_parts, possible_parts
 from vtzero.training.setup import Setup, compute_dtype
 from vtzero.training.state import TrainState, make_update
 
@@ -64,9 +65,8 @@ class Phases:
             out_shardings=_weighed_as(self._rows, self._everywhere),
         )
         self._score = Program(self._logprobs, out_shardings=self._rows)
-        loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
         parts = config.gradient_accumulation_steps
-        self._update = make_update(setup.parts, loss, setup.optimizer, parts, setup.shardings)
+        self._update = self._make_update(parts) if parts else None
 
     def see(self, state: TrainState, prompts: Prompts) -> Prompts:
         """Prompts with their image features, where no update changes what makes these."""
@@ -104,7 +104,7 @@ class Phases:
         self, state: TrainState, rollout: Rollout, total_tokens: Array
     ) -> tuple[TrainState, dict[str, Array]]:
         """One optimizer step; the state it is given is donated."""
-        return self._update(state, rollout, total_tokens)
+        return self._chosen_update((state, rollout, total_tokens))(state, rollout, total_tokens)
 
     def declare(self, state: TrainState, reference: Any | None) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Every program of a step by name, traced and to be compiled (`compilation.compile_all`)."""
@@ -121,10 +121,11 @@ class Phases:
             name = "" if layout is None else f", {layout.rows} rows of {layout.length}"
             packing = None if layout is None else self._blank_packing(layout)
             if reference is not None or self._config.num_iterations > 1:
-                arguments = (state.trainable, state.frozen, prompts, drawn.ids, packing)
-                yield f"scoring{name}", self._score.declare(*arguments)
+                read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
+                yield f"scoring{name}", self._score.declare(*read)
             rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
-            yield f"update{name}", self._update.declare(state, rollout, self._total(0))
+            arguments = (state, rollout, self._total(0))
+            yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return jax.device_put(jnp.zeros(shape, dtype), self._rows)
@@ -168,6 +169,19 @@ class Phases:
             ref_logps=logps if has_reference else None,
             packing=packing,
         )
+
+    def _make_update(self, parts: int) -> Program:
+        loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
+        return make_update(self._setup.parts, loss, self._setup.optimizer, parts, self._setup.shardings)
+
+    def _chosen_update(self, arguments: tuple[Any, ...], reference: Any = None) -> Program:
+        """The update, in as few parts as fit where the config leaves that open."""
+        if self._update is None:
+            shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
+            candidates = possible_parts(self._config.prompts_per_step, shards)
+            beside = bytes_on_a_device(reference)
+            _, self._update = fewest_parts(self._make_update, candidates, arguments, beside=beside)
+        return self._update
 
     def _keys(self, index: int) -> Any:
         config = self._config

@@ -190,7 +190,8 @@ def _tokens(config: RunConfig) -> dict[str, int]:
 
 def _rows(config: RunConfig, sizes: Sizes) -> int:
     """Prompts of one micro-batch on one device."""
-    return math.ceil(config.prompts_per_step / config.gradient_accumulation_steps / sizes.batch_shards)
+    parts = config.gradient_accumulation_steps or 1
+    return math.ceil(config.prompts_per_step / parts / sizes.batch_shards)
 
 
 def _group(config: RunConfig) -> int:

@@ -11,9 +11,11 @@ import numpy as np
 
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch, SupervisedStream
+from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.method import Clock, StepReport
+from vtzero.training.micro_batches import fewest_parts, possible_parts
 from vtzero.training.setup import Setup, training_source
 from vtzero.training.state import TrainState, make_update
 
@@ -39,10 +41,8 @@ class SFT:
         self._setup = setup
         self._stream = open_stream(setup)
         self._begun: Begun | None = None
-        loss = partial(sft_loss, chunk=config.logprob_chunk)
-        self._update = make_update(
-            setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
-        )
+        parts = config.gradient_accumulation_steps
+        self._update = self._make_update(parts) if parts else None
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
         return iter(())  # one program, compiled by the first step
@@ -55,9 +55,23 @@ class SFT:
         rate = float(self._setup.schedule(index - 1))
         clock.lap("data")
         report = self._finish(clock)
-        state, values = self._update(state, targets, count_tokens(targets))
+        arguments = (state, targets, count_tokens(targets))
+        state, values = self._chosen_update(arguments)(*arguments)
         self._begun = Begun(index, batch, values, rate, clock)
         return state, report
+
+    def _make_update(self, parts: int) -> Program:
+        setup = self._setup
+        loss = partial(sft_loss, chunk=setup.config.logprob_chunk)
+        return make_update(setup.parts, loss, setup.optimizer, parts, setup.shardings)
+
+    def _chosen_update(self, arguments: tuple[Any, ...]) -> Program:
+        """The update, in as few parts as fit where the config leaves that open."""
+        if self._update is None:
+            shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
+            candidates = possible_parts(self._setup.config.prompts_per_step, shards)
+            _, self._update = fewest_parts(self._make_update, candidates, arguments)
+        return self._update
 
     def finish(self) -> StepReport | None:
         return self._finish(Clock())
