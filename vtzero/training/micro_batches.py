@@ -43,7 +43,8 @@ def fewest_parts(
             return parts, program
     raise ValueError(
         f"the update needs {needed / 2**30:.1f} GiB a device even one sample at a time, and "
-        f"{limit / 2**30:.1f} are usable: lower max_prompt_length or max_completion_length, or shard with mesh.fsdp"
+        f"{limit / 2**30:.1f} are usable: lower max_prompt_length or max_completion_length, or shard with "
+        "mesh.fsdp"
     )
 
 
