@@ -38,8 +38,8 @@ def write_data(folder: Path) -> Path:
 def metrics(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compilation")
     (folder / "own.py").write_text(
-        "def thirds(completions, completion_lengths, **columns):\n"
-        "    return [float(length % 3) for length in completion_lengths]\n"
+        "def shorter(completions, completion_lengths, **columns):\n"
+        "    return [-float(length) for length in completion_lengths]\n"
     )
     config = RunConfig(
         model=str(make_tiny_folder(folder / "model", num_hidden_layers=1)),
@@ -51,9 +51,9 @@ def metrics(tmp_path_factory):
         num_generations=8,
         max_completion_length=32,
         max_prompt_length=160,
-        learning_rate=1e-4,
+        learning_rate=2e-3,
         gradient_checkpointing=False,
-        reward_funcs=(f"{folder}/own.py:thirds",),
+        reward_funcs=(f"{folder}/own.py:shorter",),
         beta=0.1,
         eval_data=None,
         log_completions=False,
