@@ -160,14 +160,18 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         from vtzero.training.recipe import dry_run
 
         return dry_run(config)
+    from vtzero.training.compilation import keep_programs
     from vtzero.training.loop import train
 
+    keep_programs()
     return train(config, quiet=known.quiet)
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.training.compilation import keep_programs
     from vtzero.training.inference import EvalSettings, evaluate_model
 
+    keep_programs()
     asked = EvalSettings(
         benchmark=known.benchmark,
         limit=known.limit,
@@ -194,8 +198,10 @@ def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.evaluation.rescore import parse_choices
+    from vtzero.training.compilation import keep_programs
     from vtzero.training.inference import sample_model
 
+    keep_programs()
     return sample_model(
         _model_settings(known),
         known.question,

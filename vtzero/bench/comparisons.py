@@ -24,12 +24,12 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("attention", "attention", ("xla", "cudnn", "splash"), ("prefill", "score", "update")),
+    Comparison(
+        "attention", "attention", ("xla", "blocked", "cudnn", "splash"), ("prefill", "score", "update")
+    ),
     Comparison("head", "logprob_chunk", (256, 1024, 4096), ("score", "update")),
     Comparison("remat", "gradient_checkpointing", (False, True), ("update",)),
-    Comparison(
-        "remat_policy", "gradient_checkpointing_policy", ("nothing", "dots", "attention"), ("update",)
-    ),
+    Comparison("remat_policy", "gradient_checkpointing_policy", ("full", "dots"), ("update",)),
     Comparison("micro_batches", "gradient_accumulation_steps", (1, 2, 4), ("update",)),
     Comparison("freeze", "freeze", ((), ("vision",), ("vision", "merger")), ("update",)),
     Comparison("dtype", "dtype", ("float32", "bfloat16"), ("prefill", "decode", "score", "update")),

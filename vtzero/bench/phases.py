@@ -192,7 +192,7 @@ def work(programs: Programs, name: str) -> tuple[int, int]:
     if name == "score":
         return costs.score(model, lengths), costs.score_bytes(model, lengths, size)
     if name == "update":
-        micro_batches = config.gradient_accumulation_steps
+        micro_batches = config.gradient_accumulation_steps or 1
         moved = costs.update_bytes(model, lengths, size, freeze, micro_batches)
         return costs.update(model, lengths, freeze), moved
     times = {"prefill": 1, "decode": 1, "score": programs.scorings, "update": config.num_iterations}

@@ -21,9 +21,9 @@ from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.sharding import batch_sharding, shard_batch, shard_params, state_sharding
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_groups, sample_keys
 from vtzero.sampling.sampler import Sampler
-from vtzero.training.grpo import sampling_parameters
 from vtzero.training.optimizer import OptimizerSettings, decays, make_optimizer
-from vtzero.training.setup import check_batch, compute_dtype, scheduled_updates
+from vtzero.training.phases import policy_logps, sampling_parameters
+from vtzero.training.setup import check_batch, compute_dtype, remat_of, scheduled_updates
 from vtzero.training.state import Metrics, ModelParts, TrainState, make_update, new_state, split_model
 
 # No token has this id, so every completion runs to its full length and the work is known.
@@ -88,7 +88,7 @@ class Programs:
             mask=mask,
             weights=loss_weights(mask, self._objective),
             advantages=jnp.broadcast_to(signs, mask.shape[:2]),
-            sampler_logps=drawn.policy_logps,
+            sampler_logps=policy_logps(drawn),
         )
 
     def score(self, weights: tuple[Any, Any], rollout: Rollout) -> Array:
@@ -133,7 +133,7 @@ class Programs:
     def update(self) -> Callable[[TrainState, Rollout, Array], tuple[TrainState, Metrics]]:
         """The jitted optimizer step; it takes over the memory of the state it is given."""
         loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
-        steps = self.config.gradient_accumulation_steps
+        steps = self.config.gradient_accumulation_steps or 1
         return make_update(self.parts, loss, self._optimizer, steps, self._state_shardings())
 
     def _state_shardings(self) -> TrainState:
@@ -145,8 +145,9 @@ class Programs:
         return DecodeSettings(length, _NEVER, pad_id=0)
 
     def _made_up_model(self) -> tuple[ModelParts, Any, Any]:
-        remat = self.config.gradient_checkpointing
-        graphdef, shapes = abstract_model(self.model, dtype=self.dtype, remat=remat)
+        graphdef, shapes = abstract_model(
+            self.model, dtype=self.dtype, remat=remat_of(self.config), attention=self.config.attention
+        )
         _, *self._abstract = split_model(graphdef, shapes, self.config.freeze)
 
         make = jax.jit(partial(made_up, shapes), out_shardings=shard_params(shapes, self.mesh))
