@@ -39,9 +39,8 @@ def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], r
     longest = _Loop(programs, max(lengths))
     rows = []
     for length in sorted(lengths):
-        exact = _Loop(programs, length)
-        seconds, alone = longest.around(length, repeats), exact.around(length, repeats)
-        rows.append(Growth(length, seconds, alone, _floor(programs, limits, length)))
+        seconds, exact = _around(length, (longest, _Loop(programs, length)), repeats)
+        rows.append(Growth(length, seconds, exact, _floor(programs, limits, length)))
     return rows
 
 
@@ -52,17 +51,24 @@ class _Loop:
         self._arguments = (programs.weights, programs.prompts, programs.keys)
         self._run: Callable[..., Any] = compiled(programs.sample_until(room), *self._arguments, room).run
 
-    def around(self, length: int, repeats: int) -> float:
-        """Seconds a token of the last quarter before `length`: the least of each, since the rest is noise."""
-        start = length - max(length // 4, 1)
-        self._time(length)
-        times = [(self._time(start), self._time(length)) for _ in range(repeats)]
-        return (min(long for _, long in times) - min(short for short, _ in times)) / (length - start)
-
-    def _time(self, tokens: int) -> float:
+    def time(self, tokens: int) -> float:
         start = perf_counter()
         jax.block_until_ready(self._run(*self._arguments, tokens))
         return perf_counter() - start
+
+
+def _around(length: int, loops: Sequence[_Loop], repeats: int) -> list[float]:
+    """Seconds a token of the last quarter before `length`, in each loop.
+
+    In turns, so that a machine that slows down slows all alike, and the least of each, since the rest is
+    noise.
+    """
+    start = length - max(length // 4, 1)
+    for loop in loops:
+        loop.time(1)
+    times = [[(loop.time(start), loop.time(length)) for loop in loops] for _ in range(repeats)]
+    ends = [[min(times) for times in zip(*of_loop, strict=True)] for of_loop in zip(*times, strict=True)]
+    return [(long - short) / (length - start) for short, long in ends]
 
 
 def _floor(programs: Programs, limits: Limits, length: int) -> float:
