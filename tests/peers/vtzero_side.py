@@ -61,9 +61,13 @@ def run(turns: Turns, setup: Setup, state: TrainState) -> None:
 
 def figures(metrics: dict[str, float]) -> dict[str, Any]:
     """Phases and lengths of a step."""
-    phases = {name.removeprefix("timing_s/"): seconds for name, seconds in metrics.items() if "timing_s/" in name}
+    phases = {
+        name.removeprefix("timing_s/"): seconds for name, seconds in metrics.items() if "timing_s/" in name
+    }
     phases.pop("step", None)
-    lengths = [metrics[name] for name in ("completions/min_length", "completions/max_length") if name in metrics]
+    lengths = [
+        metrics[name] for name in ("completions/min_length", "completions/max_length") if name in metrics
+    ]
     return {"phases": phases, "lengths": lengths}
 
 
