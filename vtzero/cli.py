@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.verb != "train":
+    if rest and known.verb not in ("train", "bench"):
         parser.error(f"unknown argument {rest[0]}")
     try:
         figures = known.run(known, rest)
@@ -114,6 +114,16 @@ def _parser() -> argparse.ArgumentParser:
     importer.add_argument("folder", type=Path)
     importer.add_argument("out", type=Path)
 
+    bench = _verb(verbs, "bench", _bench, "this machine against its own limits, by the phases of a step")
+    bench.add_argument("config", nargs="?", help="YAML file; further --key value pairs override it")
+    bench.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-2B")
+    bench.add_argument("--prompt-length", type=int, help="tokens of a prompt (default: max_prompt_length)")
+    bench.add_argument("--image-size", help="WIDTHxHEIGHT (default: the largest that training meets)")
+    bench.add_argument("--only", default="all", help="phases, commas between; all or none")
+    bench.add_argument("--compare", default="none", help="comparisons, commas between; all or none")
+    bench.add_argument("--lengths", default="32,128,320,640", help="answer lengths of the comparison growth")
+    bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts")
+
     report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
     report.add_argument(
         "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
@@ -150,14 +160,18 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
         from vtzero.training.recipe import dry_run
 
         return dry_run(config)
+    from vtzero.training.compilation import keep_programs
     from vtzero.training.loop import train
 
+    keep_programs()
     return train(config, quiet=known.quiet)
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.training.compilation import keep_programs
     from vtzero.training.inference import EvalSettings, evaluate_model
 
+    keep_programs()
     asked = EvalSettings(
         benchmark=known.benchmark,
         limit=known.limit,
@@ -184,8 +198,10 @@ def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.evaluation.rescore import parse_choices
+    from vtzero.training.compilation import keep_programs
     from vtzero.training.inference import sample_model
 
+    keep_programs()
     return sample_model(
         _model_settings(known),
         known.question,
@@ -222,6 +238,22 @@ def _import(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.training.convert import import_folder
 
     return import_folder(known.folder, known.out)
+
+
+def _bench(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from vtzero.bench.command import BenchSettings, bench, parse_image_size, parse_lengths
+
+    settings = BenchSettings(
+        size=known.size,
+        prompt_length=known.prompt_length,
+        image_size=None if known.image_size is None else parse_image_size(known.image_size),
+        only=tuple(known.only.split(",")),
+        compare=tuple(known.compare.split(",")),
+        repeats=known.repeats,
+        lengths=parse_lengths(known.lengths),
+    )
+    config = None if known.config is None else load_config(known.config, parse_overrides(rest))
+    return bench(config, settings)
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:

@@ -41,6 +41,8 @@ class RunConfig:
     max_steps: int = 1500
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = True
+    gradient_checkpointing_policy: Literal["full", "dots"] = "full"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     freeze: tuple[str, ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
@@ -61,6 +63,7 @@ class RunConfig:
     num_generations: int = 8
     gradient_accumulation_steps: int = 1
     num_iterations: int = 1
+    packing: bool = True
 
     # Sampling
     max_completion_length: int = 700
@@ -135,10 +138,10 @@ class RunConfig:
         _check(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1)")
         _check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0")
         _check(
-            self.prompts_per_step % self.gradient_accumulation_steps == 0,
+            self.prompts_per_step % max(self.gradient_accumulation_steps, 1) == 0,
             "gradient_accumulation_steps",
             self.gradient_accumulation_steps,
-            f"a divisor of prompts_per_step ({self.prompts_per_step})",
+            f"a divisor of prompts_per_step ({self.prompts_per_step}), or 0 for as few as fit the memory",
         )
         _check(
             len(self.reward_weights) in (0, len(self.reward_funcs)),
@@ -179,7 +182,6 @@ _AT_LEAST_ONE = (
     "max_prompt_length",
     "prompts_per_step",
     "num_generations",
-    "gradient_accumulation_steps",
     "num_iterations",
     "ref_model_sync_steps",
     "max_completion_length",
@@ -189,7 +191,16 @@ _AT_LEAST_ONE = (
     "logging_steps",
     "save_steps",
 )
-_AT_LEAST_ZERO = ("seed", "top_k", "beta", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+_AT_LEAST_ZERO = (
+    "gradient_accumulation_steps",
+    "seed",
+    "top_k",
+    "beta",
+    "learning_rate",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+)
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:

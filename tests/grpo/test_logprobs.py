@@ -1,11 +1,13 @@
 """Chunked log-probabilities against whole ones, in values, gradients and memory."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vtzero.grpo.logprobs import chunked_logprobs
@@ -43,7 +45,7 @@ def gradients(function, hidden, head, targets, cotangent, **options):
     def weighted(hidden, head):
         return (function(hidden, head, targets, **options)[0] * cotangent).sum()
 
-    return jax.grad(weighted, argnums=(0, 1))(hidden, head)
+    return jax.jit(jax.grad(weighted, argnums=(0, 1)))(hidden, head)
 
 
 def assert_close(actual: Any, expected: Any, relative: float = 1e-6) -> None:
@@ -169,8 +171,76 @@ def test_matmuls_in_bfloat16_accumulate_the_gradient_in_float32():
     assert_close(actual[1].astype(jnp.float32), gradients(whole_logprobs, *exact_inputs)[1], relative=2**-8)
 
 
-def temporary_bytes(function, argnums) -> int:
-    rows, width, vocab = 2048, 64, 8192
+def torch_logprobs(hidden, head, targets, banned, temperature):
+    """The same by torch in float64, differentiable."""
+    logits = (hidden @ head.T / temperature).masked_fill(torch.tensor(np.asarray(banned)), -torch.inf)
+    distributions = torch.log_softmax(logits, dim=-1)
+    logps = distributions.gather(1, torch.tensor(np.asarray(targets), dtype=torch.int64)[:, None])[:, 0]
+    return logps, torch.special.entr(distributions.exp()).sum(-1)
+
+
+def double(array: jax.Array) -> torch.Tensor:
+    return torch.tensor(np.asarray(array, np.float64), requires_grad=True)
+
+
+@pytest.mark.parametrize(("chunk", "temperature"), [(1, 1.0), (5, 0.6), (16, 1.0), (47, 1.7), (500, 0.9)])
+def test_values_and_gradients_equal_float64_torch(chunk, temperature):
+    hidden, head, targets, cotangent = random_inputs(seed=100 + chunk, rows=47, width=24, vocab=131)
+    banned = jnp.zeros(131, bool).at[jnp.array([0, 64, 130])].set(True)
+    targets = jnp.where(banned[targets], 1, targets)
+    cotangent = cotangent.at[::3].set(0.0)
+    options = {"banned": banned, "temperature": temperature}
+    logps, entropy = chunked_logprobs(hidden, head, targets, chunk=chunk, **options)
+    actual = gradients(chunked_logprobs, hidden, head, targets, cotangent, chunk=chunk, **options)
+
+    exact = double(hidden), double(head)
+    expected_logps, expected_entropy = torch_logprobs(*exact, targets, **options)
+    (expected_logps * double(cotangent).detach()).sum().backward()
+    assert_close(logps, expected_logps.detach())
+    assert_close(entropy, expected_entropy.detach())
+    assert (np.asarray(actual[0][::3]) == 0).all()
+    for gradient, inputs in zip(actual, exact, strict=True):
+        assert_close(gradient, inputs.grad)
+
+
+def test_a_tied_head_has_the_gradients_of_both_its_uses():
+    _, table, targets, cotangent = random_inputs(seed=11)
+    ids = jnp.asarray(np.random.default_rng(12).integers(0, VOCAB, ROWS))
+
+    def weighted(logprobs):
+        return lambda table: (logprobs(jnp.tanh(table[ids]), table, targets)[0] * cotangent).sum()
+
+    actual = jax.grad(weighted(partial(chunked_logprobs, chunk=8)))(table)
+    assert_close(actual, jax.grad(weighted(whole_logprobs))(table))
+
+
+def test_bfloat16_hidden_states_under_a_float32_head():
+    hidden, head, targets, cotangent = random_inputs(seed=13, rows=64, width=32, vocab=97)
+    hidden = hidden.astype(jnp.bfloat16)
+    options = {"banned": jnp.zeros(97, bool), "temperature": 0.8}
+    logps, _ = chunked_logprobs(hidden, head, targets, chunk=16, **options)
+    actual = gradients(chunked_logprobs, hidden, head, targets, cotangent, chunk=16, **options)
+    assert (actual[0].dtype, actual[1].dtype) == (jnp.bfloat16, jnp.float32)
+
+    # The gradient of the logits is rounded to bfloat16, and that of the hidden states again: 2^-9 each.
+    exact = double(hidden), double(head.astype(jnp.bfloat16))
+    expected = torch_logprobs(*exact, targets, **options)[0]
+    (expected * double(cotangent).detach()).sum().backward()
+    assert_close(logps, expected.detach())
+    for gradient, inputs in zip(actual, exact, strict=True):
+        assert_close(gradient.astype(jnp.float32), inputs.grad, relative=2**-7)
+
+
+def test_the_entropy_of_large_logits_keeps_its_digits():
+    logits = np.random.default_rng(14).normal(0, 1, 400) + 1e4
+    hidden, head = jnp.ones((1, 1)), jnp.asarray(logits[:, None], jnp.float32)
+    _, entropy = chunked_logprobs(hidden, head, jnp.array([0]))
+    exact = np.asarray(head[:, 0], np.float64) - 1e4
+    probabilities = np.exp(exact) / np.exp(exact).sum()
+    np.testing.assert_allclose(entropy, -(probabilities * np.log(probabilities)).sum(), rtol=1e-6)
+
+
+def temporary_bytes(function, argnums, rows: int = 2048, width: int = 64, vocab: int = 8192) -> int:
     arguments = (
         jax.ShapeDtypeStruct((rows, width), jnp.float32),
         jax.ShapeDtypeStruct((vocab, width), jnp.float32),
@@ -178,9 +248,10 @@ def temporary_bytes(function, argnums) -> int:
     )
 
     def total(hidden, head, targets):
-        return function(hidden, head, targets)[0].sum()
+        logps, entropy = function(hidden, head, targets)
+        return logps.sum(), entropy
 
-    differentiated = total if argnums is None else jax.grad(total, argnums=argnums)
+    differentiated = total if argnums is None else jax.value_and_grad(total, argnums=argnums, has_aux=True)
     compiled = jax.jit(differentiated).lower(*arguments).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
@@ -192,6 +263,23 @@ def test_the_logits_of_all_rows_are_never_held(argnums):
     chunked = temporary_bytes(lambda *arguments: chunked_logprobs(*arguments, chunk=64), argnums)
     assert whole >= all_logits
     assert chunked < all_logits / 6
+
+
+def test_memory_of_the_published_vocabulary_grows_with_the_chunk_and_not_with_the_rows():
+    width, vocab, chunk = 256, 151_936, 256
+
+    banned = jnp.zeros(vocab, bool).at[7].set(True)
+
+    def bytes_of(rows: int) -> int:
+        function = partial(chunked_logprobs, chunk=chunk, banned=banned, temperature=0.9)
+        return temporary_bytes(function, (0, 1), rows=rows, width=width, vocab=vocab)
+
+    few, many = bytes_of(2048), bytes_of(8192)
+    hidden_states = (8192 - 2048) * width * 4
+    # The hidden states in chunks and their gradient; a few numbers a row.
+    assert many - few < 2.2 * hidden_states
+    # Three arrays of a chunk's logits at a time, and one of the head's size.
+    assert many < 3 * chunk * vocab * 4 + vocab * width * 4
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")

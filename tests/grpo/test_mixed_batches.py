@@ -70,7 +70,7 @@ class Scorer:
     def __init__(self, folder: Path):
         self.traces: Counter[int] = Counter()
         self._graphdef, self._params = load_model(
-            folder, dtype=np.float32, parameter_dtype=np.float32, remat=False
+            folder, dtype=np.float32, parameter_dtype=np.float32, remat="none"
         )
         self._score = jax.jit(self._logprobs)
 

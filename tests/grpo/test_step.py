@@ -146,7 +146,7 @@ def test_loss_gradient_and_metrics_equal_float64_torch(twin, samples, arrays, se
     expected, expected_metrics = torch_loss(logps, arrays, settings)
     expected.backward()
 
-    model = vtzero_twin(torch_twin(twin_config(), seed=1), remat=True)
+    model = vtzero_twin(torch_twin(twin_config(), seed=1), remat="full")
     scoring = ScoringSettings(BANNED, temperature, chunk=16)
     rollout = rollout_of(samples, arrays, settings)
     loss, metrics, gradients = gradient_of(model, rollout, settings, scoring)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtzero.models.attention import attention, causal_mask, shared_prompt_attention
+from vtzero.models.attention import shared_prompt_attention
+from vtzero.models.attention.xla import attention, causal_mask
 
 
 def random_arrays(seed: int, *shapes: tuple[int, ...]) -> list[jax.Array]:

@@ -16,6 +16,7 @@ from transformers import Qwen2VLConfig as TorchConfig
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import parse_config
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL
@@ -85,7 +86,7 @@ def torch_twin(config: TorchConfig, seed: int) -> Qwen2VLForConditionalGeneratio
     return model
 
 
-def vtzero_twin(twin: Qwen2VLForConditionalGeneration, *, remat: bool = False) -> Qwen2VL:
+def vtzero_twin(twin: Qwen2VLForConditionalGeneration, *, remat: Remat = "none") -> Qwen2VL:
     """The same network in vtzero, filled from the torch model's own state by name."""
     config = parse_config(twin.config.to_dict())
     graphdef, state = abstract_model(config, remat=remat)

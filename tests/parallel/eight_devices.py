@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from models.torch_twin import collate, random_sample, torch_twin, twin_config, vtzero_twin
 
 from vtzero.grpo.objectives import ObjectiveSettings, loss_weights
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.models.attention import cudnn, splash
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.sharding import batch_sharding, shard_batch, shard_params, state_sharding
@@ -69,11 +71,17 @@ class Outcome:
 def outcome(sizes: tuple[int, int, int]) -> Outcome:
     """A sampled group a prompt, then an update of the fixed rollout; `compilations` of a second update."""
     mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: int(np.prod(sizes))])
-    parts, trainable, frozen = split_model(*nnx.split(model()))
+    given = model(), rollout()  # made while no mesh is set, so that every mesh can take them
+    with jax.set_mesh(mesh):
+        return outcome_on(mesh, *given)
+
+
+def outcome_on(mesh: Mesh, model: Any, rollout: Rollout) -> Outcome:
+    parts, trainable, frozen = split_model(*nnx.split(model))
     state = new_state(trainable, frozen, OPTIMIZER)
     shardings = state_sharding(state, mesh)
     state = jax.device_put(jax.tree.map(jnp.copy, state), shardings)
-    batch = shard_batch(rollout(), mesh)
+    batch = shard_batch(rollout, mesh)
 
     sampler = Sampler(parts.merge, SETTINGS)
     keys = sample_keys(jax.random.key(3), 0, jnp.arange(BATCH), GROUP)
@@ -83,7 +91,7 @@ def outcome(sizes: tuple[int, int, int]) -> Outcome:
 
     loss = partial(grpo_loss, objective=OBJECTIVE, scoring=ScoringSettings(BANNED, 0.7, chunk=48))
     update = make_update(parts, loss, OPTIMIZER, shardings=shardings)
-    total = jnp.int32(rollout().mask.sum())
+    total = jnp.int32(rollout.mask.sum())
     state, metrics = update(state, batch, total)
     kept = jax.tree.map(jnp.copy, state)
     compiled: list[str] = []
@@ -193,3 +201,48 @@ def test_samples_that_do_not_divide_are_an_error():
     short = replace(prompts, ids=prompts.ids[:6])
     with pytest.raises(ValueError, match=r"ids has 6 samples, .* data \* fsdp = 4"):
         shard_batch(short, make_mesh(MeshSettings(data=2, fsdp=2, tensor=2)))
+
+
+@cache
+def attention_inputs() -> tuple[Any, ...]:
+    """Prompts of one to five tokens, and two rows of completions each: 8 query heads, 2 key heads."""
+    rng = np.random.default_rng(5)
+
+    def qkv(*lead: int) -> tuple[np.ndarray, ...]:
+        return tuple(rng.normal(size=(*lead, heads, 8)).astype(np.float32) for heads in (8, 2, 2))
+
+    mask = np.arange(5) < rng.integers(1, 6, (BATCH, 1))
+    return qkv(BATCH, 5), mask, qkv(BATCH, 2, 6)
+
+
+SEGMENTS = np.broadcast_to([1, 1, 2, 2, 2, 0], (BATCH, 2, 6))
+SHARED_KERNELS = {
+    "cudnn": partial(cudnn.group_attention, segments=None, implementation="xla"),
+    "cudnn, packed": partial(cudnn.group_attention, segments=SEGMENTS, implementation="xla"),
+    "splash": partial(splash.group_attention, segments=None, interpret=True),
+}
+
+
+@cache
+def attended(kernel: str, sizes: tuple[int, int, int]) -> tuple[Any, str]:
+    """Values and gradients of a kernel on a mesh, and the program that computed them."""
+    mesh = make_mesh(MeshSettings(*sizes), jax.devices()[: int(np.prod(sizes))])
+
+    def total(prompt: Any, mask: jax.Array, rows: Any) -> tuple[jax.Array, Any]:
+        out = SHARED_KERNELS[kernel](prompt, mask, rows)
+        return sum(jnp.sum(x**2) for x in out), out
+
+    inputs = jax.device_put(attention_inputs(), batch_sharding(mesh))
+    with jax.set_mesh(mesh):
+        program = jax.jit(jax.grad(total, (0, 2), has_aux=True)).lower(*inputs)
+        return jax.device_get(program.compile()(*inputs)), program.as_text()
+
+
+# Over 4 devices the two key heads are repeated.
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (2, 1, 4)], ids=str)
+@pytest.mark.parametrize("kernel", SHARED_KERNELS)
+def test_each_device_attends_to_its_own_samples_and_heads(kernel, sizes):
+    expected, _ = attended(kernel, ONE_DEVICE)
+    actual, program = attended(kernel, sizes)
+    assert max(distances(actual, expected).values()) < 1e-5
+    assert "manual_computation" in program

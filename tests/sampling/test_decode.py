@@ -35,11 +35,12 @@ from transformers import (
 )
 
 from vtzero.grpo.scoring import banned_mask, group_logprobs
+from vtzero.models.qwen2_vl import decoder
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, TextConfig, VisionConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, last_hidden
 from vtzero.models.qwen2_vl.weights import abstract_model
-from vtzero.sampling.decode import Completions, DecodeSettings, sample_groups, sample_keys
+from vtzero.sampling.decode import Completions, DecodeSettings, growing_lengths, sample_groups, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
 
@@ -212,9 +213,9 @@ class CountedModel(Qwen2VL):
 
     slots: list[int]
 
-    def decode_step(self, tokens: Any, positions: Any, slot: Any, prompt: Any, cache: Any) -> Any:
+    def decode_step(self, tokens: Any, positions: Any, slot: Any, *others: Any) -> Any:
         jax.debug.callback(lambda slot: self.slots.append(int(slot)), slot)
-        return super().decode_step(tokens, positions, slot, prompt, cache)
+        return super().decode_step(tokens, positions, slot, *others)
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +325,52 @@ def test_first_tokens_follow_the_exact_distribution(model, samples):
     assert chisquare(*pooled).pvalue > 1e-3
 
 
+# --- the cache that grows -------------------------------------------------------------------------
+
+
+def test_a_cache_that_grows_draws_what_one_of_full_length_draws(model, samples, draw):
+    graphdef, state = nnx.split(model)
+    growing = Sampler(partial(nnx.merge, graphdef), replace(SETTINGS, cache_lengths=(3, 4, 9, LENGTH)))
+    fixed, grown = draw(TEMPERED), growing((state,), collate(samples), keys_of(range(3)), TEMPERED)
+    assert np.asarray(fixed.lengths).max() > 9
+    np.testing.assert_array_equal(grown.ids, fixed.ids)
+    np.testing.assert_array_equal(grown.lengths, fixed.lengths)
+    np.testing.assert_allclose(grown.policy_logps, fixed.policy_logps, atol=1e-5, rtol=0)
+
+
+def test_the_cache_doubles_from_64_slots_and_ends_at_the_longest():
+    assert growing_lengths(700) == (64, 128, 256, 512, 700)
+    assert growing_lengths(1024) == (64, 128, 256, 512, 1024)
+    assert growing_lengths(72) == (72,)
+    assert growing_lengths(8) == (8,)
+
+
+@pytest.mark.parametrize(("logps", "kept"), [("none", ()), ("policy", ("policy_logps",))])
+def test_log_probabilities_that_nobody_asks_for_are_not_computed(model, samples, draw, logps, kept):
+    graphdef, state = nnx.split(model)
+    sampler = Sampler(partial(nnx.merge, graphdef), replace(SETTINGS, logps=logps))
+    drawn, everything = sampler((state,), collate(samples), keys_of(range(3)), TEMPERED), draw(TEMPERED)
+    np.testing.assert_array_equal(drawn.ids, everything.ids)
+    for name in ("drawn_logps", "policy_logps", "model_logps"):
+        if name in kept:
+            np.testing.assert_allclose(getattr(drawn, name), getattr(everything, name), atol=1e-6)
+        else:
+            assert getattr(drawn, name) is None
+
+
+@pytest.mark.parametrize("held_twice", [0, 2**30])
+def test_layers_taken_out_once_or_for_every_token_draw_the_same(
+    model, samples, draw, monkeypatch, held_twice
+):
+    monkeypatch.setattr(decoder, "_HELD_TWICE", held_twice)
+    graphdef, state = nnx.split(model)
+    drawn = Sampler(partial(nnx.merge, graphdef), SETTINGS)(
+        (state,), collate(samples), keys_of(range(3)), TEMPERED
+    )
+    np.testing.assert_array_equal(drawn.ids, draw(TEMPERED).ids)
+    np.testing.assert_allclose(drawn.policy_logps, draw(TEMPERED).policy_logps, atol=1e-5, rtol=0)
+
+
 # --- compilation and memory -----------------------------------------------------------------------
 
 
@@ -370,7 +417,8 @@ def temporary_bytes(config: TextConfig, batch: int, prompt: int, length: int) ->
     return analysis.temp_size_in_bytes, bytes_of(state)
 
 
-def test_the_compiled_loop_holds_no_second_copy_of_the_weights():
+def test_the_compiled_loop_holds_no_second_copy_of_the_weights(monkeypatch):
+    monkeypatch.setattr(decoder, "_HELD_TWICE", 0)  # as of weights that are not small
     config = text_config(width=256, hidden=512, vocabulary=2048)
     temporary, weights = temporary_bytes(config, batch=1, prompt=8, length=8)
     assert temporary < 0.5 * weights
@@ -391,8 +439,14 @@ def test_the_compiled_loop_holds_no_second_copy_of_the_cache():
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
-    [("max_completion_length", 0, r"max_completion_length is 0"), ("stop_ids", (), r"stop_ids is empty")],
+    [
+        ("max_completion_length", 0, r"max_completion_length is 0"),
+        ("stop_ids", (), r"stop_ids is empty"),
+        ("logps", "some", r"logps is 'some'"),
+        ("cache_lengths", (4, 8), r"they must rise to max_completion_length, 12"),
+        ("cache_lengths", (8, 4, LENGTH), r"cache_lengths are \(8, 4, 12\)"),
+    ],
 )
-def test_settings_that_cannot_end_a_completion_are_errors(field, value, message):
+def test_settings_of_which_no_loop_can_be_made_are_errors(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(SETTINGS, **{field: value})

@@ -65,7 +65,8 @@ def write_data(folder: Path) -> Path:
 
 def take_steps(method: GRPO, state: TrainState, steps: range, states: list, reports: dict) -> TrainState:
     for index in steps:
-        state, reports[index] = method.step(state, index)
+        state, _ = method.step(state, index)
+        reports[index] = method.finish()
         states.append(on_host(state))
     return state
 

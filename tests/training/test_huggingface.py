@@ -157,10 +157,11 @@ def test_a_pure_dictionary_of_parameters_is_saved_like_a_state(tmp_path):
 
 def test_dtypes_of_parameters_and_of_compute(tmp_path):
     source = SOURCES["hub, mixed dtypes"](tmp_path / "source")
-    graphdef, params = load_model(source, dtype=jnp.bfloat16, remat=True)
+    graphdef, params = load_model(source, dtype=jnp.bfloat16, remat="dots", attention="cudnn")
     model = nnx.merge(graphdef, params)
     assert model.dtype == jnp.bfloat16
-    assert model.model.remat
+    assert model.model.remat == model.visual.remat == "dots"
+    assert model.model.attention == model.visual.attention == "cudnn"
     assert model.model.embed_tokens.weight.dtype == jnp.bfloat16
     assert model.model.norm.weight.dtype == jnp.float32
     # Layer 0 is stored in bfloat16 and layer 1 in float32: float32 holds both exactly.

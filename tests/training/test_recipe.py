@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import jax
 import pytest
 
-from vtzero.config import RunConfig
+from vtzero.config import ConfigError, RunConfig
 from vtzero.models.qwen2_vl.config import PUBLISHED
 from vtzero.training.recipe import Sizes, dry_run, memory
-from vtzero.training.setup import check_batch
+from vtzero.training.setup import check_attention, check_batch
 
 CONFIG = RunConfig(output_dir="runs/none", max_prompt_length=112, max_completion_length=72, max_steps=10)
 TWO_BILLION = PUBLISHED["Qwen2-VL-2B"]
@@ -28,6 +29,7 @@ def sizes(**mesh: int) -> Sizes:
         ({"adam_beta1": 1.5}, "adam_beta1"),
         ({"model": "models/other"}, "models/other"),
         ({"data": ("unknown",)}, "known source"),
+        ({"attention": "splash"}, "'splash' needs a TPU"),
     ],
 )
 def test_what_the_run_would_refuse_is_refused(changes, message):
@@ -59,6 +61,20 @@ def test_memory_is_shared_out_over_the_mesh():
         assert four[name] == pytest.approx(one[name] / 4, abs=1)
 
 
+def test_activations_grow_with_what_is_kept():
+    full, dots, none = (
+        memory(replace(CONFIG, **policy), sizes())["activations"]
+        for policy in (
+            {"gradient_checkpointing_policy": "full"},
+            {"gradient_checkpointing_policy": "dots"},
+            {"gradient_checkpointing": False, "gradient_checkpointing_policy": "dots"},
+        )
+    )
+    # 28 layers of 1, 15 and 3.3 * 15 arrays of hidden states, and 14 more.
+    assert dots / full == pytest.approx((28 * 15 + 14) / (28 + 14), rel=1e-3)
+    assert none / full == pytest.approx((28 * 3.3 * 15 + 14) / (28 + 14), rel=1e-3)
+
+
 def test_a_reference_is_counted_only_where_there_is_one():
     assert memory(replace(CONFIG, beta=0.0), sizes())["reference"] == 0
 
@@ -66,3 +82,17 @@ def test_a_reference_is_counted_only_where_there_is_one():
 def test_a_batch_that_the_mesh_cannot_share_is_named():
     with pytest.raises(ValueError, match=r"prompts_per_step is 8.*data \* fsdp = 3"):
         check_batch(CONFIG, {"data": 3, "fsdp": 1, "tensor": 1})
+
+
+def test_a_kernel_that_the_devices_cannot_run_is_named():
+    with pytest.raises(ConfigError, match=r"'splash' needs a TPU, and this is bfloat16 on gpu: choose"):
+        check_attention(replace(CONFIG, attention="splash", dtype="bfloat16"), "gpu")
+
+
+def test_a_flash_kernel_holds_no_scores(monkeypatch):
+    """On a GPU in bfloat16 the same run counts a tenth of what the einsums hold, or less."""
+    long = replace(CONFIG, max_prompt_length=512, max_completion_length=704, dtype="bfloat16")
+    einsums = memory(long, sizes())["attention"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert memory(long, sizes())["attention"] < einsums / 10
+    assert memory(replace(long, attention="xla"), sizes())["attention"] == einsums

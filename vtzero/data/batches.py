@@ -67,6 +67,21 @@ def collate(prompts: Sequence[PreparedPrompt], buckets: Buckets, pad_id: int) ->
     )
 
 
+def blank_prompts(batch: int, buckets: Buckets, patch_dim: int) -> Prompts:
+    """A batch of the shapes of `collate`'s in which nothing stands."""
+    length, patches = buckets.prompt_length, buckets.patches
+    blank: Any = {
+        "ids": np.zeros((batch, length), np.int32),
+        "mask": np.zeros((batch, length), bool),
+        "positions": np.zeros((3, batch, length), np.int32),
+        "start": np.zeros(batch, np.int32),
+        "patches": np.zeros((batch, patches, patch_dim), np.float32),
+        "patch_positions": np.zeros((batch, patches, 2), np.int32),
+        "segments": np.zeros((batch, patches), np.int32),
+    }
+    return Prompts(**blank)
+
+
 # `Prompts` is typed with jax's arrays, for the model; on the host its leaves are numpy's: hence Any.
 def _pad(rows: Sequence[np.ndarray], length: int, value: int = 0) -> Any:
     """Stack arrays of one dtype whose first axes differ, each filled up to `length` with `value`."""

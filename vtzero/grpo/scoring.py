@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.grpo.logprobs import chunked_logprobs
+from vtzero.grpo.packing import Packing
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, predicting_hidden
 
@@ -14,6 +15,7 @@ def group_logprobs(
     prompts: Prompts,
     completion_ids: Int[Array, "batch group length"],
     *,
+    packing: Packing | None = None,
     banned: Bool[np.ndarray, " vocab"] | None = None,
     temperature: float = 1.0,
     chunk: int = 1024,
@@ -21,19 +23,24 @@ def group_logprobs(
     """log p of each completion token, and the entropy of the distribution it stands in; float32.
 
     `banned` ids (those that sampling may not draw) have probability 0 here too. Slots beyond a completion's
-    end hold numbers without meaning, -inf among them where the padding is a banned id.
+    end hold numbers without meaning, -inf among them where the padding is a banned id. With `packing` only
+    the tokens that are there are computed; what comes back is the grid all the same.
     """
-    prompt_hidden, completion_hidden = model.read_groups(prompts, completion_ids)
-    hidden = predicting_hidden(prompt_hidden, completion_hidden, prompts)
+    ids = completion_ids if packing is None else packing.pack(completion_ids)
+    segments = None if packing is None else packing.segments
+    prompt_hidden, completion_hidden = model.read_groups(prompts, ids, segments)
+    is_first = None if packing is None else packing.is_first
+    hidden = predicting_hidden(prompt_hidden, completion_hidden, prompts, is_first)
     logps, entropy = chunked_logprobs(
         hidden.reshape(-1, hidden.shape[-1]),
         model.head,
-        completion_ids.reshape(-1),
+        ids.reshape(-1),
         banned=None if banned is None else jnp.asarray(banned),
         temperature=temperature,
         chunk=chunk,
     )
-    return logps.reshape(completion_ids.shape), entropy.reshape(completion_ids.shape)
+    logps, entropy = logps.reshape(ids.shape), entropy.reshape(ids.shape)
+    return (logps, entropy) if packing is None else (packing.unpack(logps), packing.unpack(entropy))
 
 
 def banned_mask(banned_ids: tuple[int, ...], vocab_size: int) -> Bool[np.ndarray, " vocab"]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.grpo.objectives import ObjectiveSettings, policy_loss
+from vtzero.grpo.packing import Packing
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL
@@ -18,7 +19,8 @@ class Rollout:
     """A scored batch of groups, all that an update needs.
 
     `weights` come from `objectives.loss_weights` over the whole optimizer step, so that the loss of a
-    micro-batch is its share of the step's. `sampler_logps` are the sampler's `policy_logps`.
+    micro-batch is its share of the step's. `sampler_logps` are the sampler's `policy_logps`. All is on the
+    grid of completions; `packing` says how the model is to read it.
     """
 
     prompts: Prompts
@@ -29,6 +31,7 @@ class Rollout:
     sampler_logps: Float[Array, "batch group length"]
     old_logps: Float[Array, "batch group length"] | None = None
     ref_logps: Float[Array, "batch group length"] | None = None
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def grpo_loss(
         model,
         rollout.prompts,
         rollout.completion_ids,
+        packing=rollout.packing,
         banned=banned_mask(scoring.banned_ids, model.config.text.vocab_size),
         temperature=scoring.temperature,
         chunk=scoring.chunk,

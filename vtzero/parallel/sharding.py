@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 RULES: tuple[tuple[str, P], ...] = (
@@ -40,8 +40,19 @@ def shard_params(params: Any, mesh: Mesh) -> Any:
     Raises ValueError naming a parameter that no rule covers.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, _spec(_join(path), leaf.shape, mesh)), params
+        lambda path, leaf: NamedSharding(mesh, parameter_spec(_join(path), leaf.shape, mesh)), params
     )
+
+
+def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
+    """The mesh axes of the one parameter at `path` (names joined by slashes), as in `shard_params`."""
+    if not shape:
+        return P()
+    for pattern, spec in RULES:
+        if re.search(rf"(^|/){pattern}(/|$)", path):
+            stacked = any(stack in path for stack in STACKS)
+            return _fit((None, *spec) if stacked else tuple(spec), shape, mesh)
+    raise ValueError(f"{path}: no rule says how to shard this parameter; add one to RULES in {__name__}")
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
@@ -55,6 +66,11 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The leading axis, samples, over `data` and `fsdp` together."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -80,17 +96,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(put, batch)
 
 
-def _spec(path: str, shape: Sequence[int], mesh: Mesh) -> P:
-    if not shape:
-        return P()
-    for pattern, spec in RULES:
-        if re.search(rf"(^|/){pattern}(/|$)", path):
-            stacked = any(stack in path for stack in STACKS)
-            return _fit((None, *spec) if stacked else tuple(spec), shape, mesh)
-    raise ValueError(f"{path}: no rule says how to shard this parameter; add one to RULES in {__name__}")
-
-
-def _fit(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> P:
+def _fit(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
     """`axes` without those that do not divide their dimension."""
     divided = (
         axis if axis is not None and size % mesh.shape[axis] == 0 else None

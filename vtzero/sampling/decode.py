@@ -1,21 +1,26 @@
 """The batched decode loop: prompts in, a group of completions for each out, in one compiled program.
 
-The prompt is read once and its cache shared by the group. Knows arrays and the model: no tokenizer, no files,
-no config of runs.
+The prompt is read once and its cache shared by the group. The completions' cache grows as they do. Knows
+arrays and the model: no tokenizer, no files, no config of runs.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.qwen2_vl.decoder import CompletionCache, PromptCache
+from vtzero.models.qwen2_vl.decoder import CompletionCache, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, last_hidden
 from vtzero.sampling.filters import ban_ids, draw, filter_logits, log_probability
 from vtzero.sampling.parameters import SamplingParameters
+
+LogProbabilities = Literal["none", "policy", "all"]
+
+FIRST_CACHE_LENGTH = 64
 
 
 @jax.tree_util.register_dataclass
@@ -23,8 +28,8 @@ from vtzero.sampling.parameters import SamplingParameters
 class Completions:
     """What was drawn, right-padded with `pad_id`; every completion starts at slot 0.
 
-    `lengths` counts tokens, the stop token included; `terminated` says that there was one. Three
-    log-probabilities of each drawn token, 0 in the padding:
+    `lengths` counts tokens, the stop token included; `terminated` says that there was one. Up to three
+    log-probabilities of each drawn token (`DecodeSettings.logps` says which), 0 in the padding:
     - `drawn_logps` under the distribution it was drawn from, after every filter;
     - `policy_logps` under softmax(logits / temperature) without the banned ids: what a trainer computes
       (temperature 1 where decoding is greedy);
@@ -34,24 +39,65 @@ class Completions:
     ids: Int[Array, "batch group length"]
     lengths: Int[Array, "batch group"]
     terminated: Bool[Array, "batch group"]
-    drawn_logps: Float[Array, "batch group length"]
-    policy_logps: Float[Array, "batch group length"]
-    model_logps: Float[Array, "batch group length"]
+    drawn_logps: Float[Array, "batch group length"] | None = None
+    policy_logps: Float[Array, "batch group length"] | None = None
+    model_logps: Float[Array, "batch group length"] | None = None
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """What fixes the compiled loop: the buffer's length, the ids that end a completion, the padding."""
+    """What fixes the compiled loop: the buffer's length, the ids that end a completion, the padding.
+
+    `logps`: which log-probabilities are recorded: all three, the policy's, or none. Each costs a pass over
+    the vocabulary for every token. `cache_lengths`: the lengths that the completions' cache has in turn; None
+    stands for `growing_lengths(max_completion_length)`, one length for a cache that never grows.
+    """
 
     max_completion_length: int
     stop_ids: tuple[int, ...]
     pad_id: int
+    logps: LogProbabilities = "all"
+    cache_lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_completion_length < 1:
             raise ValueError(f"max_completion_length is {self.max_completion_length}; it must be at least 1")
         if not self.stop_ids:
             raise ValueError("stop_ids is empty; a completion could never end")
+        if self.logps not in get_args(LogProbabilities):
+            raise ValueError(f"logps is {self.logps!r}; it must be one of {get_args(LogProbabilities)}")
+        lengths = self.lengths
+        if list(lengths) != sorted(set(lengths)) or lengths[-1] != self.max_completion_length:
+            raise ValueError(
+                f"cache_lengths are {lengths}; they must rise to max_completion_length, "
+                f"{self.max_completion_length}"
+            )
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths of the completions' cache, in order."""
+        return self.cache_lengths or growing_lengths(self.max_completion_length)
+
+
+def growing_lengths(longest: int) -> tuple[int, ...]:
+    """64, 128, 256, … and `longest`: a token then reads at most twice the slots that are in use.
+
+    Each length is a loop of its own in the program, so a step that would add less than a quarter is left out.
+    """
+    lengths: list[int] = []
+    length = FIRST_CACHE_LENGTH
+    while length * 1.25 <= longest:
+        lengths.append(length)
+        length *= 2
+    return (*lengths, longest)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What every token reads, made ready once before the loop."""
+
+    layers: list[DecoderLayer] | None
+    head: Float[Array, "vocab width"]
 
 
 @jax.tree_util.register_dataclass
@@ -80,19 +126,28 @@ def sample_groups(
     Token t of a completion is drawn with fold_in(its key, t), so that it depends on nothing else in the
     batch. The loop ends as soon as every completion has drawn a stop id, or after `max_new_tokens` (at most
     the settings' length; a traced number, so that changing it compiles nothing anew).
+
+    The cache has the first of the settings' lengths until it is full, then the next: what a token reads grows
+    with what has been written.
     """
     hidden, prompt_cache = model.read_prompts(prompts)
     limit = settings.max_completion_length if max_new_tokens is None else max_new_tokens
     first = jnp.broadcast_to(last_hidden(hidden, prompts)[:, None], (*keys.shape, hidden.shape[-1]))
-    start = _start(model, prompts, first, parameters, settings)
+    loop = _start(model, prompts, first, parameters, settings)
 
-    def goes_on(loop: _Loop) -> Bool[Array, ""]:
-        return (loop.step < limit) & ~jnp.all(loop.done)
+    weights = _Weights(model.model.unstacked(hidden.dtype), model.head.astype(hidden.dtype))
 
     def body(loop: _Loop) -> _Loop:
-        return _step(model, prompts, prompt_cache, keys, parameters, settings, loop)
+        return _step(model, weights, prompts, prompt_cache, keys, parameters, settings, loop)
 
-    return jax.lax.while_loop(goes_on, body, start).completions
+    for length in settings.lengths:
+        loop = replace(loop, cache=loop.cache.grown(length))
+        loop = jax.lax.while_loop(partial(_goes_on, jnp.minimum(limit, length)), body, loop)
+    return loop.completions
+
+
+def _goes_on(end: Int[Array, ""], loop: _Loop) -> Bool[Array, ""]:
+    return (loop.step < end) & ~jnp.all(loop.done)
 
 
 def _start(
@@ -105,16 +160,22 @@ def _start(
     batch, group = hidden.shape[:2]
     length = settings.max_completion_length
     zeros = jnp.zeros((batch, group, length), jnp.float32)
+    logps = dict.fromkeys(_recorded(settings), zeros)
     ids = jnp.full((batch, group, length), settings.pad_id, jnp.int32)
     nobody = jnp.zeros((batch, group), bool)
     return _Loop(
         step=jnp.int32(0),
         hidden=hidden,
-        cache=model.model.empty_cache(batch, group, length, hidden.dtype),
+        cache=model.model.empty_cache(batch, group, settings.lengths[0], hidden.dtype),
         done=nobody,
         seen=None if parameters.repetition_penalty is None else _seen_in_prompts(model, prompts, group),
-        completions=Completions(ids, jnp.zeros((batch, group), jnp.int32), nobody, zeros, zeros, zeros),
+        completions=Completions(ids, jnp.zeros((batch, group), jnp.int32), nobody, **logps),
     )
+
+
+def _recorded(settings: DecodeSettings) -> tuple[str, ...]:
+    recorded = {"none": (), "policy": ("policy_logps",)}
+    return recorded.get(settings.logps, ("drawn_logps", "policy_logps", "model_logps"))
 
 
 def _seen_in_prompts(model: Qwen2VL, prompts: Prompts, group: int) -> Bool[Array, "batch group vocab"]:
@@ -127,6 +188,7 @@ def _seen_in_prompts(model: Qwen2VL, prompts: Prompts, group: int) -> Bool[Array
 
 def _step(
     model: Qwen2VL,
+    weights: _Weights,
     prompts: Prompts,
     prompt_cache: PromptCache,
     keys: Any,
@@ -134,14 +196,14 @@ def _step(
     settings: DecodeSettings,
     loop: _Loop,
 ) -> _Loop:
-    logits = model.logits(loop.hidden)
+    logits = model.logits(loop.hidden, weights.head)
     filtered = filter_logits(logits, parameters, loop.seen)
     step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, loop.step)))(keys)
     tokens = draw(filtered, step_keys, parameters.temperature)
     tokens = jnp.where(loop.done, settings.pad_id, tokens)
     completions = _record(loop, tokens, logits, filtered, parameters, settings)
     hidden, cache = model.decode_step(
-        tokens, prompts.start[:, None] + loop.step, loop.step, prompt_cache, loop.cache
+        tokens, prompts.start[:, None] + loop.step, loop.step, prompt_cache, loop.cache, weights.layers
     )
     return _Loop(
         step=loop.step + 1,
@@ -163,22 +225,32 @@ def _record(
 ) -> Completions:
     """Write the tokens and their log-probabilities into this step's slot."""
     drawn = loop.completions
-    temperature = jnp.asarray(parameters.temperature, jnp.float32)[..., None]
-    tempered = ban_ids(logits, parameters.banned_ids) / jnp.where(temperature > 0, temperature, 1.0)
+    recorded = _recorded(settings)
 
-    def put(buffer: Array, values: Array) -> Array:
-        kept = jnp.where(loop.done, 0, values)[..., None].astype(buffer.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(buffer, kept, loop.step, axis=2)
+    def put(name: str, logits: Array) -> Array:
+        kept = jnp.where(loop.done, 0.0, log_probability(logits, tokens))[..., None]
+        return jax.lax.dynamic_update_slice_in_dim(getattr(drawn, name), kept, loop.step, axis=2)
 
+    distributions = {
+        "drawn_logps": filtered,
+        "policy_logps": _policy(logits, parameters),
+        "model_logps": logits,
+    }
     stopped = jnp.isin(tokens, jnp.asarray(settings.stop_ids)) & ~loop.done
     return Completions(
         ids=jax.lax.dynamic_update_slice_in_dim(drawn.ids, tokens[..., None], loop.step, axis=2),
         lengths=drawn.lengths + ~loop.done,
         terminated=loop.done | stopped,
-        drawn_logps=put(drawn.drawn_logps, log_probability(filtered, tokens)),
-        policy_logps=put(drawn.policy_logps, log_probability(tempered, tokens)),
-        model_logps=put(drawn.model_logps, log_probability(logits, tokens)),
+        **{name: put(name, distributions[name]) for name in recorded},
     )
+
+
+def _policy(
+    logits: Float[Array, "*rows vocab"], parameters: SamplingParameters
+) -> Float[Array, "*rows vocab"]:
+    """The logits that a trainer scores with: tempered, the banned ids left out, no other filter."""
+    temperature = jnp.asarray(parameters.temperature, jnp.float32)[..., None]
+    return ban_ids(logits, parameters.banned_ids) / jnp.where(temperature > 0, temperature, 1.0)
 
 
 def sample_keys(run_key: Any, step: int | Array, samples: Int[Array, " batch"], group: int) -> Any:

@@ -19,9 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from vtzero.sampling.parameters import SamplingParameters
-
-# Half a unit of float32 just below 1: how far off a top_p such as 0.8 may be once it is rounded to float32.
-TOP_P_ROUNDING = 2.0**-25
+from vtzero.sampling.threshold import first_of_nucleus, kth_greatest
 
 
 def filter_logits(
@@ -112,7 +110,7 @@ def apply_top_k(
     0, or k >= vocab, turns it off. Source: transformers' `TopKLogitsWarper`.
     """
     scores = logits.astype(jnp.float32)
-    return jnp.where(scores < _kth_greatest(jnp.sort(scores), top_k), -jnp.inf, scores)
+    return jnp.where(scores < kth_greatest(scores, _per_row(top_k, jnp.int32)), -jnp.inf, scores)
 
 
 def apply_top_p(
@@ -132,25 +130,14 @@ def apply_top_k_top_p(
     top_k: int | Int[Array, "*rows"] | None,
     top_p: float | Float[Array, "*rows"] | None,
 ) -> Float[Array, "*rows vocab"]:
-    """`apply_top_k`, then `apply_top_p` on what it left, with one sort of the vocabulary for both.
-
-    None leaves a filter out.
-    """
+    """`apply_top_k`, then `apply_top_p` on what it left. None leaves a filter out."""
     if top_p is None:
         return logits.astype(jnp.float32) if top_k is None else apply_top_k(logits, top_k)
-    scores = logits.astype(jnp.float32)
+    scores = logits.astype(jnp.float32) if top_k is None else apply_top_k(logits, top_k)
+    least, first_id = first_of_nucleus(scores, _per_row(top_p))
     ids = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
-    ascending, sorted_ids = jax.lax.sort((scores, ids), dimension=-1, is_stable=True, num_keys=1)
-    if top_k is not None:
-        threshold = _kth_greatest(ascending, top_k)
-        ascending = jnp.where(ascending < threshold, -jnp.inf, ascending)
-        scores = jnp.where(scores < threshold, -jnp.inf, scores)
-    first = _first_of_nucleus(ascending, top_p)
-    least = jnp.take_along_axis(ascending, first, axis=-1)
-    least_id = jnp.take_along_axis(sorted_ids, first, axis=-1)
-    # Comparing (logit, id) with the first pair that stays needs no scatter back from the sorted order.
-    stays = (scores > least) | ((scores == least) & (ids >= least_id))
-    return jnp.where(stays, scores, -jnp.inf)
+    removed = (scores < least) | ((scores == least) & (ids < first_id))
+    return jnp.where(removed, -jnp.inf, scores)
 
 
 def apply_min_p(
@@ -210,30 +197,6 @@ def log_probability(logits: Float[Array, "*rows vocab"], ids: Int[Array, "*rows"
 
 def _per_row(value: float | Array, dtype: type = jnp.float32) -> Array:
     return jnp.asarray(value, dtype)[..., None]
-
-
-def _kth_greatest(
-    ascending: Float[Array, "*rows vocab"], top_k: int | Int[Array, "*rows"]
-) -> Float[Array, "*rows 1"]:
-    """The k-th greatest logit of each row; the least one where top-k is off, which removes nothing."""
-    vocab = ascending.shape[-1]
-    k = _per_row(top_k, jnp.int32)
-    index = jnp.where((k <= 0) | (k >= vocab), 0, vocab - k)
-    return jnp.take_along_axis(ascending, jnp.broadcast_to(index, (*ascending.shape[:-1], 1)), axis=-1)
-
-
-def _first_of_nucleus(
-    ascending: Float[Array, "*rows vocab"], top_p: float | Float[Array, "*rows"]
-) -> Int[Array, "*rows 1"]:
-    """Index, in ascending order, of the first token top-p keeps: those before it sum to at most 1 - top_p."""
-    mass = _relative_to_greatest(ascending)
-    total = jnp.sum(mass, axis=-1, keepdims=True)
-    cumulative = jnp.cumsum(mass / jnp.where(total > 0, total, 1.0), axis=-1)
-    p = _per_row(top_p)
-    # A difference, because the rounding added to 1 - p would be lost when that is rounded in its turn.
-    removed = (cumulative - (1.0 - p) <= TOP_P_ROUNDING) & (p < 1.0)
-    count = jnp.sum(removed, axis=-1, keepdims=True, dtype=jnp.int32)
-    return jnp.minimum(count, ascending.shape[-1] - 1)
 
 
 def _relative_to_greatest(scores: Float[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:

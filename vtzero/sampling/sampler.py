@@ -1,12 +1,10 @@
 """The compiled sampler: arrays in, completions out; compiled once for each shape of prompts it meets."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
-
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.program import Program
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_groups
 from vtzero.sampling.parameters import SamplingParameters
 
@@ -18,24 +16,30 @@ class Sampler:
     compiled program. Parameters are arguments, never captured, so that a trainer samples from its own state.
     """
 
-    def __init__(self, merge: Callable[..., Any], settings: DecodeSettings):
+    def __init__(self, merge: Callable[..., Any], settings: DecodeSettings, **options: Any):
+        """`options` go to `jax.jit`."""
         self.settings = settings
-        self.compilations = 0
-        self._run = jax.jit(partial(self._sample, merge))
+        self._merge = merge
+        self._program = Program(self._sample, **options)
 
     def __call__(
         self, pieces: tuple[Any, ...], prompts: Prompts, keys: Any, parameters: SamplingParameters
     ) -> Completions:
         """One completion for each of `keys` (batch, group); see `decode.sample_groups`."""
-        return self._run(pieces, prompts, keys, parameters)
+        return self._program(pieces, prompts, keys, parameters)
+
+    def declare(
+        self, pieces: tuple[Any, ...], prompts: Prompts, keys: Any, parameters: SamplingParameters
+    ) -> Callable[[], Any]:
+        """Prepare the program for arguments like these, before the first call; see `Program.declare`."""
+        return self._program.declare(pieces, prompts, keys, parameters)
+
+    @property
+    def compilations(self) -> int:
+        """How many shapes it was compiled for."""
+        return self._program.compilations
 
     def _sample(
-        self,
-        merge: Callable[..., Any],
-        pieces: tuple[Any, ...],
-        prompts: Prompts,
-        keys: Any,
-        parameters: SamplingParameters,
+        self, pieces: tuple[Any, ...], prompts: Prompts, keys: Any, parameters: SamplingParameters
     ) -> Completions:
-        self.compilations += 1  # runs only while tracing
-        return sample_groups(merge(*pieces), prompts, keys, parameters, self.settings)
+        return sample_groups(self._merge(*pieces), prompts, keys, parameters, self.settings)

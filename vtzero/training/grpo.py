@@ -1,33 +1,31 @@
 """GRPO as a method of the loop: draw prompts, sample groups, score them, update."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int
 
-from vtzero.config import ConfigError, RunConfig, shared_settings
+from vtzero.config import ConfigError, RunConfig
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
-from vtzero.grpo.advantages import group_advantages, group_statistics
-from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
-from vtzero.grpo.scoring import banned_mask, group_logprobs
-from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
-from vtzero.parallel.sharding import batch_sharding, shard_batch
+from vtzero.grpo.packing import Packing
+from vtzero.grpo.step import Rollout
+from vtzero.models.qwen2_vl import costs
+from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.registry import load_reward
 from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, score
 from vtzero.rewards.text import aha_words
-from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
-from vtzero.sampling.parameters import SamplingParameters
-from vtzero.sampling.sampler import Sampler
+from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
 from vtzero.training.method import Clock, FailedReward, StepReport
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
-from vtzero.training.setup import Setup, training_source
-from vtzero.training.state import TrainState, make_reference_sync, make_update
+from vtzero.training.phases import Phases, Weighed, policy_logps
+from vtzero.training.setup import Setup, compute_dtype, training_source
+from vtzero.training.state import TrainState, make_reference_sync
+from vtzero.training.throughput import throughput_metrics
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,29 @@ class Scored:
     rewards: RewardResult
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Completions on the host: their tokens, lengths, and whether they ended."""
+
+    ids: Int[np.ndarray, "batch group length"]
+    lengths: Int[np.ndarray, "batch group"]
+    terminated: Bool[np.ndarray, "batch group"]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A step whose update may still be under way; `values` and `weighed` are on devices."""
+
+    index: int
+    batch: PromptBatch
+    drawn: Drawn
+    scored: Scored
+    weighed: Weighed
+    values: dict[str, jax.Array]
+    metrics: dict[str, float]
+    clock: Clock
+
+
 class GRPO:
     """One optimizer step a rollout and iteration; the reference model exists only where `beta` > 0."""
 
@@ -46,8 +67,6 @@ class GRPO:
         """`reference`: the trainable parameters of one that stays; one that moves is in the state."""
         config = setup.config
         self._setup, self._config, self._reference = setup, config, reference
-        self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
-        self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._functions = reward_functions(config)
         self._pipeline = GroupPipeline(
             training_source(config),
@@ -55,40 +74,72 @@ class GRPO:
             setup.template,
             setup.buckets,
             seed=config.seed,
+            prefetch=2 * config.prompts_per_step,
         )
-        self._sampler = Sampler(setup.parts.merge, decode_settings(setup))
-        self._parameters = sampling_parameters(config, setup.banned_ids)
-        loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
-        self._update = make_update(
-            setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
-        )
+        self._phases = Phases(setup)
         self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
-        self._score = jax.jit(self._logprobs)
-        self._prepare = jax.jit(self._rollout)
+        self._limits = run_limits(compute_dtype(config.dtype))
+        self._begun: Begun | None = None
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
-        """Draw, sample, score, update."""
-        clock = Clock()
+    def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
+        return self._phases.declare(state, self._reference_of(state))
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
+        """Draw, sample, score, update. Rewards are computed while the devices score."""
+        clock, phases = Clock(), self._phases
         batch = self._pipeline.next_batch(self._config.prompts_per_step)
-        arrays = shard_batch(batch.arrays, self._setup.mesh)
+        arrays = phases.see(state, shard_batch(batch.arrays, self._setup.mesh))
+        completions = phases.draw(state, arrays, index)
         clock.lap("data")
-        drawn = self._sample(state, arrays, index)
-        jax.block_until_ready(drawn)
+        report = self._finish(clock)
+        drawn = Drawn(*jax.device_get((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
+        packing = phases.pack(drawn.lengths)
+        old, reference = self._old_and_reference(state, arrays, completions.ids, packing)
         scored = self._rewards(batch.prompts, drawn)
         clock.lap("reward")
-        rollout, statistics = self._prepare(arrays, drawn, self._by_group(scored.rewards.total))
-        rollout = self._with_old_and_reference(state, rollout)
-        jax.block_until_ready(rollout)
+        weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
+        jax.block_until_ready((weighed, old, reference))
         clock.lap("ref")
-        state, metrics = self._iterate(state, rollout)
-        metrics |= {name: float(value) for name, value in statistics.items()}
+        rollout = Rollout(
+            prompts=arrays,
+            completion_ids=completions.ids,
+            mask=weighed.mask,
+            weights=weighed.weights,
+            advantages=weighed.advantages,
+            sampler_logps=policy_logps(completions),
+            old_logps=old,
+            ref_logps=reference,
+            packing=packing,
+        )
+        metrics = {"learning_rate": float(self._setup.schedule(self._updates_before(index)))}
+        state, values = self._iterate(state, rollout, weighed)
         if state.reference is not None:
             state, metrics["ref_syncs"] = self._follow(state, index)
-        clock.lap("update_actor")
-        logged = self._config.log_completions and self._is_logged(index)
-        advantages = np.asarray(rollout.advantages)
-        return state, self._report(batch, drawn, scored, advantages, metrics, clock, logged)
+        metrics["packing"] = self._computed(packing)
+        self._begun = Begun(index, batch, drawn, scored, weighed, values, metrics, clock)
+        return state, report
+
+    def finish(self) -> StepReport | None:
+        return self._finish(Clock())
+
+    def _finish(self, clock: Clock) -> StepReport | None:
+        """Wait for the update under way, from whose end `clock` goes on."""
+        if self._begun is None:
+            return None
+        begun, self._begun = self._begun, None
+        jax.block_until_ready(begun.values)
+        begun.clock.lap("update_actor")
+        clock.go_on_from(begun.clock)
+        return self._report(begun)
+
+    def _updates_before(self, index: int) -> int:
+        return (index - 1) * self._config.num_iterations
+
+    def _computed(self, packing: Packing | None) -> float:
+        """The share of the grid's slots that the update computes."""
+        slots = self._config.num_generations * self._config.max_completion_length
+        return 1.0 if packing is None else packing.source[0].size / slots
 
     def _is_logged(self, index: int) -> bool:
         return index % self._config.logging_steps == 0 or index == self._config.max_steps
@@ -107,18 +158,9 @@ class GRPO:
         moved, rest = divmod(index, self._config.ref_model_sync_steps)
         return (state if rest else self._sync(state)), float(moved)
 
-    def _sample(self, state: TrainState, prompts: Any, index: int) -> Completions:
-        config = self._config
-        keys = sample_keys(
-            jax.random.key(config.seed), index, jnp.arange(config.prompts_per_step), config.num_generations
-        )
-        # Spread like the prompts: without it every device would draw every completion.
-        keys = jax.device_put(keys, batch_sharding(self._setup.mesh))
-        return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
-
-    def _rewards(self, prompts: Sequence[PreparedPrompt], drawn: Completions) -> Scored:
+    def _rewards(self, prompts: Sequence[PreparedPrompt], drawn: Drawn) -> Scored:
         """Score the text of every completion; columns repeat each prompt's for its group."""
-        ids, lengths = np.asarray(drawn.ids), np.asarray(drawn.lengths)
+        ids, lengths = drawn.ids, drawn.lengths
         group = self._config.num_generations
         decode = self._setup.processor.decode
         texts = [
@@ -134,73 +176,45 @@ class GRPO:
             "task": [prompt.task for prompt in repeated],
             "question": [prompt.example.question for prompt in repeated],
             "completion_lengths": [int(length) for length in lengths.reshape(-1)],
-            "terminated": [bool(end) for end in np.asarray(drawn.terminated).reshape(-1)],
+            "terminated": [bool(end) for end in drawn.terminated.reshape(-1)],
         }
         taken = columns.keys() | {"completions"}
         further = {name for prompt in prompts for name in prompt.example.columns} - taken
         columns |= {name: [p.example.columns.get(name) for p in repeated] for name in sorted(further)}
         return Scored(texts, [aha_words(text) for text in texts], score(self._functions, texts, columns))
 
-    def _rollout(
-        self, prompts: Any, drawn: Completions, rewards: Any
-    ) -> tuple[Rollout, dict[str, jax.Array]]:
-        settings = self._objective
-        mask = completion_mask(drawn.lengths, drawn.terminated, settings.max_completion_length, settings)
-        mask &= jnp.isfinite(rewards)[..., None]  # without a score: no part in the loss or its normaliser
-        rollout = Rollout(
-            prompts=prompts,
-            completion_ids=drawn.ids,
-            mask=mask,
-            weights=loss_weights(mask, settings),
-            advantages=group_advantages(rewards, self._config.scale_rewards),
-            sampler_logps=drawn.policy_logps,
-        )
-        return rollout, group_statistics(rewards)
+    def _reference_of(self, state: TrainState) -> Any | None:
+        return self._reference if state.reference is None else state.reference
 
-    def _with_old_and_reference(self, state: TrainState, rollout: Rollout) -> Rollout:
-        if self._config.num_iterations > 1:
-            old = self._score(state.trainable, state.frozen, rollout)
-            rollout = replace(rollout, old_logps=old)
-        reference = self._reference if state.reference is None else state.reference
-        if reference is not None:
-            ref = self._score(reference, state.frozen, rollout)
-            rollout = replace(rollout, ref_logps=ref)
-        return rollout
+    def _old_and_reference(
+        self, state: TrainState, prompts: Any, ids: jax.Array, packing: Packing | None
+    ) -> tuple[jax.Array | None, jax.Array | None]:
+        """What the step needs beside the policy: with one update a rollout and without `beta`, nothing."""
+        score, reference = self._phases.score, self._reference_of(state)
+        several = self._config.num_iterations > 1
+        old = score(state.trainable, state.frozen, prompts, ids, packing) if several else None
+        if reference is None:
+            return old, None
+        return old, score(reference, state.frozen, prompts, ids, packing)
 
-    def _logprobs(self, trainable: Any, frozen: Any, rollout: Rollout) -> jax.Array:
-        model = self._setup.parts.merge(trainable, frozen)
-        logps, _ = group_logprobs(
-            model,
-            rollout.prompts,
-            rollout.completion_ids,
-            banned=banned_mask(self._scoring.banned_ids, model.config.text.vocab_size),
-            temperature=self._scoring.temperature,
-            chunk=self._scoring.chunk,
-        )
-        return logps
-
-    def _iterate(self, state: TrainState, rollout: Rollout) -> tuple[TrainState, dict[str, float]]:
-        """One update an iteration; metrics are those of the last, the learning rate that of the first."""
-        metrics = {"learning_rate": float(self._setup.schedule(int(state.step)))}
-        total_tokens = rollout.mask.sum()
+    def _iterate(
+        self, state: TrainState, rollout: Rollout, weighed: Weighed
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One update an iteration; metrics are those of the last."""
+        values: dict[str, jax.Array] = {}
         for _ in range(self._config.num_iterations):
-            state, values = self._update(state, rollout, total_tokens)
-        return state, metrics | {name: float(value) for name, value in values.items()}
+            state, values = self._phases.update(state, rollout, weighed.total_tokens)
+        return state, values
 
-    def _by_group(self, values: Any) -> jax.Array:
-        return jnp.asarray(values, jnp.float32).reshape(-1, self._config.num_generations)
+    def _by_group(self, values: Any) -> np.ndarray:
+        return np.asarray(values, np.float32).reshape(-1, self._config.num_generations)
 
-    def _report(
-        self,
-        batch: PromptBatch,
-        drawn: Completions,
-        scored: Scored,
-        advantages: np.ndarray,
-        metrics: dict[str, float],
-        clock: Clock,
-        logged: bool,
-    ) -> StepReport:
-        lengths, terminated = np.asarray(drawn.lengths), np.asarray(drawn.terminated)
+    def _report(self, begun: Begun) -> StepReport:
+        batch, scored, drawn, clock = begun.batch, begun.scored, begun.drawn, begun.clock
+        lengths, terminated = drawn.lengths, drawn.terminated
+        values, weighed = jax.device_get((begun.values, begun.weighed))
+        metrics = {name: float(value) for name, value in (values | weighed.statistics).items()}
+        metrics |= begun.metrics
         names = [function.name for function in self._functions]
         metrics |= reward_metrics(names, scored.rewards.per_function)
         metrics |= length_metrics(lengths, terminated, self._config.max_completion_length)
@@ -208,13 +222,31 @@ class GRPO:
         metrics |= clock.metrics()
         tokens = int(lengths.sum()) + sum(len(prompt.ids) for prompt in batch.prompts)
         metrics["num_tokens"] = float(tokens)
-        metrics["perf/throughput"] = tokens / metrics["timing_s/step"] / self._setup.mesh.size
+        metrics |= self._throughput(begun, tokens, metrics)
         metrics["rejected_samples"] = float(len(batch.rejected))
         metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
         metrics["reward_failures"] = float(len(scored.rewards.failures))
-        rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
+        advantages = weighed.advantages.reshape(-1)
+        logged = self._config.log_completions and self._is_logged(begun.index)
+        rows = self._rows(batch.prompts, scored, names, advantages) if logged else []
         failures = [self._failed(failure, batch.prompts) for failure in scored.rewards.failures]
-        return StepReport(metrics, rows, batch.rejected, failures)
+        return StepReport(begun.index, metrics, rows, batch.rejected, failures)
+
+    def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        config, model = self._config, self._setup.processor.config
+        lengths = lengths_of(begun.batch.prompts, begun.drawn.lengths)
+        itemsize = compute_dtype(config.dtype).itemsize
+        read = costs.prefill_bytes(model, lengths, itemsize) + costs.decode_bytes(model, lengths, itemsize)
+        return throughput_metrics(
+            self._limits,
+            devices=self._setup.mesh.size,
+            tokens=tokens,
+            seconds=metrics["timing_s/step"],
+            update_flops=config.num_iterations * costs.update(model, lengths, config.freeze),
+            update_seconds=metrics["timing_s/update_actor"],
+            gen_bytes=read,
+            gen_seconds=metrics["timing_s/gen"],
+        )
 
     def _failed(self, failure: RewardFailure, prompts: Sequence[PreparedPrompt]) -> FailedReward:
         reason = f"{failure.function_name}: {failure.reason}"
@@ -253,23 +285,11 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
     return image_file(images[0]) if images else None
 
 
-def decode_settings(setup: Setup) -> DecodeSettings:
-    """The decode loop's shape for a run."""
-    return DecodeSettings(
-        setup.config.max_completion_length, setup.processor.stop_ids, setup.processor.pad_id
-    )
-
-
-def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> SamplingParameters:
-    """The sampling part of a config; a filter that does nothing is left out of the program."""
-    return SamplingParameters(
-        temperature=config.temperature,
-        top_k=config.top_k or None,
-        top_p=config.top_p if config.top_p < 1 else None,
-        min_p=config.min_p or None,
-        repetition_penalty=config.repetition_penalty if config.repetition_penalty != 1 else None,
-        banned_ids=banned_ids,
-    )
+def lengths_of(prompts: Sequence[PreparedPrompt], completions: np.ndarray) -> costs.Lengths:
+    """The real lengths of a step, padding left out."""
+    images = [int(count) for prompt in prompts for count in np.bincount(prompt.segments)[1:]]
+    groups = tuple(tuple(int(length) for length in group) for group in completions)
+    return costs.Lengths(tuple(images), tuple(len(prompt.ids) for prompt in prompts), groups)
 
 
 def reward_functions(config: RunConfig) -> list[NamedReward]:

@@ -20,6 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from vtzero.models.attention import Kernel
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import (
     EMBEDDING_NAME,
@@ -68,7 +70,8 @@ def load_model(
     dtype: Any = jnp.float32,
     parameter_dtype: DTypeLike | None = None,
     sharding: Shardings | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
+    attention: Kernel = "auto",
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """Read a Hugging Face folder: the split `Qwen2VL` that computes in `dtype`, its parameters on devices.
 
@@ -87,7 +90,7 @@ def load_model(
         path: _load_parameter(layers[path], shape, parameter_dtype, _sharding_at(sharding, path))
         for path, shape in shapes.items()
     }
-    graphdef, state = abstract_model(config, dtype=dtype, remat=remat)
+    graphdef, state = abstract_model(config, dtype=dtype, remat=remat, attention=attention)
     nnx.replace_by_pure_dict(state, unflatten_dict(placed))
     return graphdef, state
 

@@ -60,7 +60,7 @@ class LoadedModel:
         self.pieces = (params,)
         self.prompt_length = settings.max_prompt_length
         decode = DecodeSettings(
-            settings.max_completion_length, self.processor.stop_ids, self.processor.pad_id
+            settings.max_completion_length, self.processor.stop_ids, self.processor.pad_id, "none"
         )
         self.sampler = Sampler(partial(nnx.merge, graphdef), decode)
         self.banned_ids = self.processor.config.vision_token_ids

@@ -24,11 +24,13 @@ from vtzero.evaluation.runner import evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.checkpoints import Checkpoints
+from vtzero.training.compilation import COMPILATIONS, compile_all
 from vtzero.training.completions import write_completions
-from vtzero.training.grpo import GRPO, decode_settings
+from vtzero.training.grpo import GRPO
 from vtzero.training.huggingface import save_model
 from vtzero.training.method import Method, StepReport
 from vtzero.training.metrics import MetricsLog, RejectedLog
+from vtzero.training.phases import decode_settings
 from vtzero.training.progress import Progress
 from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
@@ -117,12 +119,18 @@ class _Run:
         if self._start == self._config.max_steps and not self._quiet:
             print(f"{self._folder} has done its {self._start} steps already")
         with jax.set_mesh(self._setup.mesh):
+            self._compile()
             self._evaluate(0)
             for index in range(self._start + 1, self._config.max_steps + 1):
                 self._step(index)
         self._checkpoints.wait()
         self._export()
         return self._summarise()
+
+    def _compile(self) -> None:
+        """Make every program of the steps before the first, so that no step waits for one."""
+        if self._start < self._config.max_steps:
+            compile_all(dict(self._method.declare(self._state)), self._progress.compiled)
 
     def _resume(self) -> None:
         latest = self._checkpoints.latest_step()
@@ -139,20 +147,30 @@ class _Run:
     def _step(self, index: int) -> None:
         config = self._config
         self._state, report = self._method.step(self._state, index)
+        self._record(report)
+        last = index == config.max_steps
+        evaluates, saves = index % config.eval_steps == 0 or last, index % config.save_steps == 0 or last
+        if evaluates or saves:
+            self._record(self._method.finish())  # looked at before the state is saved or used
+        if evaluates:
+            self._evaluate(index)
+        if saves:
+            self._save(index)
+
+    def _record(self, report: StepReport | None) -> None:
+        """Write down a step that is done; the devices are at work on the next one."""
+        if report is None:
+            return
+        index, config = report.index, self._config
         _check_finite(index, report.metrics)
         self._totals.add(report.metrics)
-        last = index == config.max_steps
-        if index % config.logging_steps == 0 or last:
+        if index % config.logging_steps == 0 or index == config.max_steps:
             self._log(index, report)
         self._set_aside(index, report)
         self._progress.step(index, report.metrics)
-        if index % config.eval_steps == 0 or last:
-            self._evaluate(index)
-        if index % config.save_steps == 0 or last:
-            self._save(index)
 
     def _log(self, index: int, report: StepReport) -> None:
-        self._metrics.write(index, report.metrics)
+        self._metrics.write(index, report.metrics | COMPILATIONS.metrics())
         if self._config.log_completions and report.completions:
             write_completions(self._folder, index, report.completions)
 
@@ -240,7 +258,7 @@ class _Evaluation:
         self._processor = _eval_processor(setup)
         self._template = prompt_template(config.eval_prompt_template or config.prompt_template)
         self._buckets = benchmark_buckets(self._benchmark, self._processor, config.max_prompt_length)
-        self._sampler = Sampler(setup.parts.merge, decode_settings(setup))
+        self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "none"))
         self._greedy = greedy(self._processor)
 
     def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:

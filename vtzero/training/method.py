@@ -1,6 +1,6 @@
 """What a training method is to the loop: one step at a time, and a data position to save."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -24,8 +24,9 @@ class FailedReward:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did: metrics by name, rows for the completions file, and what was set aside."""
+    """What step `index` did: metrics by name, rows for the completions file, and what was set aside."""
 
+    index: int
     metrics: dict[str, float]
     completions: Sequence[CompletionRow] = ()
     rejected: Sequence[Rejected] = ()
@@ -33,10 +34,21 @@ class StepReport:
 
 
 class Method(Protocol):
-    """GRPO or supervised fine-tuning."""
+    """GRPO or supervised fine-tuning.
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
-        """Run step `index` (from 1) and return the new state; the old one is donated."""
+    A step returns while its update is still being computed. Its report is made when the next step has given
+    the devices work, so that they never wait for it.
+    """
+
+    def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Every program that the steps will run, by name; each is compiled by calling what comes with it."""
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
+        """Begin step `index` (from 1); the new state, the old one being donated, and the report of the step
+        before, if it was not given yet."""
+
+    def finish(self) -> StepReport | None:
+        """Wait for the step that was begun; its report, if it was not given yet."""
 
     def data_state(self) -> Mapping[str, Any]:
         """The position of the data stream, in JSON's types."""
@@ -60,6 +72,10 @@ class Clock:
         now = perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
+
+    def go_on_from(self, other: "Clock") -> None:
+        """Count from where `other` ended, if that is later: the devices were busy until then."""
+        self._last = max(self._last, other._last)
 
     def metrics(self) -> dict[str, float]:
         """`timing_s/PHASE` of each phase, and `timing_s/step`, their sum."""

@@ -46,6 +46,13 @@ class Progress:
         else:
             self._print(f"step {index}/{self._total}  {figures}")
 
+    def compiled(self, name: str, done: int, total: int, seconds: float) -> None:
+        """One of the programs of a run is ready."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"compiling {done}/{total}")
+        elif seconds >= 1:
+            self._print(f"compiled {done}/{total}: {name} in {seconds:.1f} s")
+
     def evaluating(self, done: int, total: int) -> None:
         """An evaluation goes on."""
         if self._bar is not None:

@@ -21,6 +21,8 @@ from vtzero.data.processor import Processor
 from vtzero.data.prompts import PromptTemplate, prompt_template
 from vtzero.data.sources import Selected, open_source
 from vtzero.data.supervised import corpus
+from vtzero.models.attention import choose_kernel
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.sharding import shard_params, state_sharding
@@ -75,10 +77,16 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name)
 
 
+def remat_of(config: RunConfig) -> Remat:
+    """What the backward pass keeps of a layer."""
+    return config.gradient_checkpointing_policy if config.gradient_checkpointing else "none"
+
+
 def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     """Build all parts of a run and the state before its first update."""
     mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
     check_batch(config, dict(mesh.shape))
+    check_attention(config, mesh.devices.flat[0].platform)
     template = prompt_template(config.prompt_template)
     folder, graphdef, params = _load(config, run_folder, mesh)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
@@ -115,6 +123,14 @@ def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
             f"prompts_per_step is {config.prompts_per_step}, which does not divide over the mesh's "
             f"data * fsdp = {shards} devices; change one of them (mesh.tensor takes devices too)"
         )
+
+
+def check_attention(config: RunConfig, platform: str) -> None:
+    """Raise ConfigError when the kernel asked for cannot run on the mesh's devices."""
+    try:
+        choose_kernel(config.attention, platform, compute_dtype(config.dtype))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def scheduled_updates(config: RunConfig) -> int:
@@ -170,7 +186,8 @@ def _load(config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh) -> tuple
         dtype=compute_dtype(config.dtype),
         parameter_dtype=jnp.float32,
         sharding=shardings,
-        remat=config.gradient_checkpointing,
+        remat=remat_of(config),
+        attention=config.attention,
     )
     return folder, graphdef, params
 

@@ -1,21 +1,36 @@
 """Supervised fine-tuning as a method of the loop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch, SupervisedStream
+from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.method import Clock, StepReport
+from vtzero.training.micro_batches import fewest_parts, possible_parts
 from vtzero.training.setup import Setup, training_source
 from vtzero.training.state import TrainState, make_update
 
 DOCUMENTS = "scene_documents"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A step whose update may still be under way; `values` are on devices."""
+
+    index: int
+    batch: SupervisedBatch
+    values: dict[str, jax.Array]
+    rate: float
+    clock: Clock
 
 
 class SFT:
@@ -25,26 +40,57 @@ class SFT:
         config = setup.config
         self._setup = setup
         self._stream = open_stream(setup)
-        loss = partial(sft_loss, chunk=config.logprob_chunk)
-        self._update = make_update(
-            setup.parts, loss, setup.optimizer, config.gradient_accumulation_steps, setup.shardings
-        )
+        self._begun: Begun | None = None
+        parts = config.gradient_accumulation_steps
+        self._update = self._make_update(parts) if parts else None
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport]:
+    def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
+        return iter(())  # one program, compiled by the first step
+
+    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
         batch = self._stream.next_batch()
         targets = shard_batch(self._targets(batch), self._setup.mesh)
+        rate = float(self._setup.schedule(index - 1))
         clock.lap("data")
-        rate = float(self._setup.schedule(int(state.step)))
-        state, values = self._update(state, targets, count_tokens(targets))
-        metrics = {name: float(value) for name, value in values.items()} | {"learning_rate": rate}
-        clock.lap("update_actor")
-        metrics |= clock.metrics()
+        report = self._finish(clock)
+        arguments = (state, targets, count_tokens(targets))
+        state, values = self._chosen_update(arguments)(*arguments)
+        self._begun = Begun(index, batch, values, rate, clock)
+        return state, report
+
+    def _make_update(self, parts: int) -> Program:
+        setup = self._setup
+        loss = partial(sft_loss, chunk=setup.config.logprob_chunk)
+        return make_update(setup.parts, loss, setup.optimizer, parts, setup.shardings)
+
+    def _chosen_update(self, arguments: tuple[Any, ...]) -> Program:
+        """The update, in as few parts as fit where the config leaves that open."""
+        if self._update is None:
+            shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
+            candidates = possible_parts(self._setup.config.prompts_per_step, shards)
+            _, self._update = fewest_parts(self._make_update, candidates, arguments)
+        return self._update
+
+    def finish(self) -> StepReport | None:
+        return self._finish(Clock())
+
+    def _finish(self, clock: Clock) -> StepReport | None:
+        """Wait for the update under way, from whose end `clock` goes on."""
+        if self._begun is None:
+            return None
+        begun, self._begun = self._begun, None
+        values = jax.device_get(begun.values)
+        begun.clock.lap("update_actor")
+        clock.go_on_from(begun.clock)
+        metrics = {name: float(value) for name, value in values.items()}
+        metrics |= {"learning_rate": begun.rate} | begun.clock.metrics()
+        batch = begun.batch
         metrics["num_tokens"] = float(batch.mask.sum() + np.asarray(batch.prompts.mask).sum())
         metrics["perf/throughput"] = metrics["num_tokens"] / metrics["timing_s/step"] / self._setup.mesh.size
         metrics["rejected_samples"] = float(len(batch.rejected))
-        return state, StepReport(metrics, rejected=batch.rejected)
+        return StepReport(begun.index, metrics, rejected=batch.rejected)
 
     def _targets(self, batch: SupervisedBatch) -> Targets:
         counted = None

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.program import Program
 
 Metrics = dict[str, Array]
 Loss = Callable[[Any, Any, Array], tuple[Float[Array, ""], tuple[Metrics, Metrics]]]
@@ -108,8 +109,8 @@ def make_update(
     optimizer: optax.GradientTransformation,
     micro_batches: int = 1,
     shardings: TrainState | None = None,
-) -> Callable[[TrainState, Any, Array], tuple[TrainState, Metrics]]:
-    """The jitted optimizer step `update(state, batch, total_tokens)`; the state it is given is donated.
+) -> Program:
+    """The compiled optimizer step `update(state, batch, total_tokens)`; the state it is given is donated.
 
     The batch is cut into `micro_batches` parts whose gradients are added up in float32; since each part's
     loss is its share of the step's, the cut does not change the gradient. Metrics: `loss`, `grad_norm`
@@ -130,7 +131,7 @@ def make_update(
         new = replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state)
         return new, metrics
 
-    return jax.jit(update, donate_argnums=0, out_shardings=(shardings, None))
+    return Program(update, donate_argnums=0, out_shardings=(shardings, None))
 
 
 def accumulate(

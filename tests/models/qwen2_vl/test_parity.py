@@ -155,7 +155,7 @@ def test_groups_equal_to_flattened_in_values_and_gradients(twin, groups, monkeyp
 
     expected_hidden, expected_gradients = results(vtzero_twin(twin), flattened_hidden)
     monkeypatch.setattr(layers, "UNROLLED_DEPTH", 0)
-    hidden, gradients = results(vtzero_twin(twin, remat=True), grouped_hidden)
+    hidden, gradients = results(vtzero_twin(twin, remat="full"), grouped_hidden)
     assert distance(hidden, expected_hidden) < 1e-5
     reached = [path for path in expected_gradients if path != ("lm_head", "weight")]
     for path in reached:
@@ -166,6 +166,24 @@ def test_groups_equal_to_flattened_in_values_and_gradients(twin, groups, monkeyp
 def distance(actual: jax.Array, expected: jax.Array) -> float:
     """The norm of the difference over the norm of the expected."""
     return float(np.linalg.norm(np.subtract(actual, expected)) / np.linalg.norm(expected))
+
+
+def test_packed_rows_equal_to_one_row_for_each_completion(model, groups):
+    """Completions 0 and 1 in one row with padding after them, 2 and 3 in the next with padding between."""
+    samples, completions, _ = groups
+    first, second, third, fourth = (completions[:, i] for i in range(4))
+    gap = np.zeros_like(first[:, :2])
+    packed = np.stack([np.hstack([first, second, gap]), np.hstack([third, gap, fourth])], axis=1)
+    numbers = [[1] * 7 + [2] * 7 + [0] * 2, [1] * 7 + [0] * 2 + [2] * 7]
+    segments = np.broadcast_to(numbers, packed.shape)
+
+    def both(model: Qwen2VL) -> tuple[jax.Array, jax.Array]:
+        prompts = collate(samples)
+        hidden = model.read_groups(prompts, jnp.asarray(packed), jnp.asarray(segments))[1]
+        rows = (hidden[:, 0, :7], hidden[:, 0, 7:14], hidden[:, 1, :7], hidden[:, 1, 9:])
+        return jnp.stack(rows, axis=1), grouped_hidden(model, samples, completions)
+
+    assert distance(*jitted(model, both)()) < 1e-5
 
 
 def test_predicting_hidden_states_are_one_token_behind(model, groups):

@@ -5,6 +5,7 @@ G completions together (training); `decode_step` continues every completion by o
 All three call the same layer code. Knows no images and no tokenizer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.attention import attention, causal_mask, shared_prompt_attention
-from vtzero.models.layers import Embedding, Linear, RMSNorm, Stack, layer_at, scan_layers
+from vtzero.models.attention import Kernel, group_attention, prompt_attention
+from vtzero.models.attention.decode import as_key_cache, as_value_cache, decode_attention
+from vtzero.models.layers import Embedding, Linear, Remat, RMSNorm, Stack, layer_at, scan_layers
 from vtzero.models.qwen2_vl.config import TextConfig
 from vtzero.models.qwen2_vl.rope import mrope_cos_sin, rotate
 
@@ -25,8 +27,8 @@ Hidden = Float[Array, "*batch length width"]
 class PromptCache:
     """Keys and values of the prompts, one array a layer, shared by the completions of a group."""
 
-    keys: tuple[Float[Array, "batch prompt kv_heads head_dim"], ...]
-    values: tuple[Float[Array, "batch prompt kv_heads head_dim"], ...]
+    keys: tuple[Float[Array, "batch kv_heads head_dim prompt"], ...]
+    values: tuple[Float[Array, "batch kv_heads prompt head_dim"], ...]
     mask: Bool[Array, "batch prompt"]
 
 
@@ -35,8 +37,21 @@ class PromptCache:
 class CompletionCache:
     """Keys and values of the completions, one array a layer; every completion starts at slot 0."""
 
-    keys: tuple[Float[Array, "batch group length kv_heads head_dim"], ...]
-    values: tuple[Float[Array, "batch group length kv_heads head_dim"], ...]
+    keys: tuple[Float[Array, "batch kv_heads group head_dim length"], ...]
+    values: tuple[Float[Array, "batch kv_heads group length head_dim"], ...]
+
+    @property
+    def length(self) -> int:
+        """How many tokens a completion can have."""
+        return self.keys[0].shape[-1]
+
+    def grown(self, length: int) -> "CompletionCache":
+        """The same with `length` slots; the new ones are zeros."""
+        more = length - self.length
+        return CompletionCache(
+            tuple(jnp.pad(keys, [(0, 0)] * 4 + [(0, more)]) for keys in self.keys),
+            tuple(jnp.pad(values, [(0, 0)] * 3 + [(0, more), (0, 0)]) for values in self.values),
+        )
 
 
 class SelfAttention(nnx.Module):
@@ -95,12 +110,15 @@ class DecoderLayer(nnx.Module):
 class Decoder(nnx.Module):
     """Embeddings, stacked layers and the final norm."""
 
-    def __init__(self, config: TextConfig, *, rngs: nnx.Rngs, remat: bool = False):
+    def __init__(
+        self, config: TextConfig, *, rngs: nnx.Rngs, remat: Remat = "none", attention: Kernel = "auto"
+    ):
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = DecoderLayer(config, rngs=rngs, stack=(config.num_hidden_layers,))
         self.norm = RMSNorm(config.hidden_size, epsilon=config.rms_norm_eps)
         self.config = config
         self.remat = remat
+        self.attention: Kernel = attention
 
     def read_prompt(
         self,
@@ -110,11 +128,11 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "batch prompt width"], PromptCache]:
         """Final hidden states of right-padded prompts, and the keys and values that completions need."""
         cos, sin = self._angles(positions)
-        visible = causal_mask(mask)
 
         def body(layer: DecoderLayer, x: Array) -> tuple[Array, tuple[Array, Array]]:
             query, key, value = layer.project(x, cos, sin)
-            return layer.finish(x, attention(query, key, value, visible)), (key, value)
+            attended = prompt_attention(query, key, value, mask, kernel=self.attention)
+            return layer.finish(x, attended), (as_key_cache(key), as_value_cache(value))
 
         hidden, (keys, values) = scan_layers(self.layers, embeddings, body, remat=self.remat)
         layers = range(self.config.num_hidden_layers)
@@ -128,27 +146,27 @@ class Decoder(nnx.Module):
         prompt_mask: Bool[Array, "batch prompt"],
         embeddings: Float[Array, "batch group length width"],
         positions: Int[Array, "batch group length"],
+        segments: Int[Array, "batch group length"] | None = None,
     ) -> tuple[Float[Array, "batch prompt width"], Float[Array, "batch group length width"]]:
         """Final hidden states of prompts and of their completions; each prompt is computed once.
 
         Gradients of the completions flow back through the shared prompt. Completions are right-padded and
-        causal, so their padding needs no mask: nothing that is kept can see it.
+        causal, so their padding needs no mask: nothing that is kept can see it. With `segments` the rows of a
+        group hold several completions each (see `group_attention`), and `positions` start anew in each.
         """
         prompt_angles = self._angles(prompt_positions)
         angles = self._text_angles(positions)
-        visible = causal_mask(prompt_mask)
-        length = embeddings.shape[2]
-        causal = jnp.tril(jnp.ones((length, length), bool))
 
         def body(layer: DecoderLayer, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             prompt, completion = carry
-            query, prompt_key, prompt_value = layer.project(prompt, *prompt_angles)
-            prompt = layer.finish(prompt, attention(query, prompt_key, prompt_value, visible))
-            query, key, value = layer.project(completion, *angles)
-            attended = shared_prompt_attention(
-                query, prompt_key, prompt_value, prompt_mask, key, value, causal
+            attended = group_attention(
+                layer.project(prompt, *prompt_angles),
+                prompt_mask,
+                layer.project(completion, *angles),
+                segments,
+                kernel=self.attention,
             )
-            return (prompt, layer.finish(completion, attended)), None
+            return (layer.finish(prompt, attended[0]), layer.finish(completion, attended[1])), None
 
         carry = (prompt_embeddings, embeddings)
         (prompt, completion), _ = scan_layers(self.layers, carry, body, remat=self.remat)
@@ -161,23 +179,25 @@ class Decoder(nnx.Module):
         slot: Int[Array, ""],
         prompt: PromptCache,
         cache: CompletionCache,
+        layers: Sequence[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "batch group width"], CompletionCache]:
         """Read one token of every completion into `slot` of the cache; the final hidden states follow.
 
-        Layers are unrolled over a list of caches: measured fastest, and no second cache is held.
+        Layers are unrolled over a list of caches: measured fastest, and no second cache is held. `layers` are
+        those of `unstacked`; None takes each out of the stacked weights when its turn comes.
         """
         cos, sin = self._text_angles(positions[:, :, None])
-        length = cache.keys[0].shape[2]
-        visible = (jnp.arange(length) <= slot)[None]
+        visible = jnp.arange(cache.length) <= slot
         hidden = embeddings[:, :, None]
         keys, values = list(cache.keys), list(cache.values)
         for index in range(self.config.num_hidden_layers):
-            layer = layer_at(self.layers, index + _unforeseen_zero(slot, hidden))
+            zero = _unforeseen_zero(slot, hidden)
+            layer = layer_at(self.layers, index + zero) if layers is None else layers[index]
             query, key, value = layer.project(hidden, cos, sin)
-            keys[index] = jax.lax.dynamic_update_slice_in_dim(keys[index], key, slot, axis=2)
-            values[index] = jax.lax.dynamic_update_slice_in_dim(values[index], value, slot, axis=2)
-            attended = shared_prompt_attention(
-                query,
+            keys[index] = _put(keys[index], as_key_cache(key), slot, axis=4)
+            values[index] = _put(values[index], as_value_cache(value), slot, axis=3)
+            attended = decode_attention(
+                query[:, :, 0],
                 prompt.keys[index],
                 prompt.values[index],
                 prompt.mask,
@@ -185,15 +205,31 @@ class Decoder(nnx.Module):
                 values[index],
                 visible,
             )
-            hidden = layer.finish(hidden, attended)
+            hidden = layer.finish(hidden, attended[:, :, None])
         return self.norm(hidden)[:, :, 0], CompletionCache(tuple(keys), tuple(values))
+
+    def unstacked(self, dtype: jnp.dtype) -> list[DecoderLayer] | None:
+        """Each layer's weights by themselves, in the dtype that decoding computes in; None to spare a copy.
+
+        A decoding loop would otherwise take every layer out of the stacked weights, and convert it, for every
+        token: twice the bytes with float32 weights for bfloat16 products. Where nothing is to be converted
+        they would be a second copy of the weights, which only small ones are worth (`_HELD_TWICE`).
+        """
+        weights = jax.tree.leaves(nnx.state(self.layers))
+        converts = any(leaf.dtype != dtype for leaf in weights)
+        if not converts and sum(leaf.nbytes for leaf in weights) > _HELD_TWICE:
+            return None
+        layers = (layer_at(self.layers, index) for index in range(self.config.num_hidden_layers))
+        return [_converted(layer, dtype) for layer in layers]
 
     def empty_cache(self, batch: int, group: int, length: int, dtype: jnp.dtype) -> CompletionCache:
         """An all-zero completion cache of `length` slots."""
-        shape = (batch, group, length, self.config.num_key_value_heads, self.config.head_dim)
-        layers = range(self.config.num_hidden_layers)
+        config = self.config
+        shape = (batch, config.num_key_value_heads, group)
+        keys, values = (*shape, config.head_dim, length), (*shape, length, config.head_dim)
+        layers = range(config.num_hidden_layers)
         return CompletionCache(
-            tuple(jnp.zeros(shape, dtype) for _ in layers), tuple(jnp.zeros(shape, dtype) for _ in layers)
+            tuple(jnp.zeros(keys, dtype) for _ in layers), tuple(jnp.zeros(values, dtype) for _ in layers)
         )
 
     def _angles(self, positions: Int[Array, "3 *batch length"]) -> tuple[Array, Array]:
@@ -202,6 +238,19 @@ class Decoder(nnx.Module):
 
     def _text_angles(self, positions: Int[Array, "*batch length"]) -> tuple[Array, Array]:
         return self._angles(jnp.broadcast_to(positions, (3, *positions.shape)))
+
+
+# Bytes. For 6 layers 256 wide (24 MB) taking each layer out for every token took 15 % of its time on a CPU.
+_HELD_TWICE = 64 * 2**20
+
+
+def _converted(layer: DecoderLayer, dtype: jnp.dtype) -> DecoderLayer:
+    graphdef, state = nnx.split(layer)
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype), state))
+
+
+def _put(cache: Array, new: Array, slot: Int[Array, ""], axis: int) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, axis)
 
 
 def _unforeseen_zero(slot: Int[Array, ""], hidden: Float[Array, "batch group 1 width"]) -> Int[Array, ""]:

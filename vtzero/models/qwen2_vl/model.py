@@ -4,13 +4,17 @@ Holds parameters and forward code; knows no files, no sampling and no reinforcem
 Hot functions split the module (`nnx.split`) and run plain `jax.jit` over its parameters.
 """
 
+from collections.abc import Sequence
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from vtzero.models.layers import Linear
+from vtzero.models.attention import Kernel
+from vtzero.models.layers import Linear, Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, PromptCache
+from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.vision import VisionEncoder
 
@@ -24,10 +28,11 @@ class Qwen2VL(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype | type = jnp.float32,
-        remat: bool = False,
+        remat: Remat = "none",
+        attention: Kernel = "auto",
     ):
-        self.visual = VisionEncoder(config.vision, rngs=rngs, remat=remat)
-        self.model = Decoder(config.text, rngs=rngs, remat=remat)
+        self.visual = VisionEncoder(config.vision, rngs=rngs, remat=remat, attention=attention)
+        self.model = Decoder(config.text, rngs=rngs, remat=remat, attention=attention)
         text = config.text
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else Linear(text.hidden_size, text.vocab_size, bias=False, rngs=rngs)
@@ -43,27 +48,39 @@ class Qwen2VL(nnx.Module):
     def embed_prompts(self, prompts: Prompts) -> Float[Array, "batch prompt width"]:
         """Token embeddings with image features in the place of image tokens."""
         embeddings = self.model.embed_tokens(prompts.ids).astype(self.dtype)
-        if prompts.patches.shape[1] == 0:
+        if prompts.features is None and prompts.patches.shape[1] == 0:
             return embeddings
-        features = self.visual(prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments)
+        features = self.see(prompts) if prompts.features is None else prompts.features
         is_image = (prompts.ids == self.config.image_token_id) & prompts.mask
         order = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
         placed = jnp.take_along_axis(features, order[..., None], axis=1)
         return jnp.where(is_image[..., None], placed, embeddings)
+
+    def see(self, prompts: Prompts) -> Float[Array, "batch tokens width"]:
+        """What the vision encoder makes of each sample's patches: a vector for each image token."""
+        return self.visual(prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments)
 
     def read_prompts(self, prompts: Prompts) -> tuple[Float[Array, "batch prompt width"], PromptCache]:
         """Final hidden states of the prompts, and the cache their completions share."""
         return self.model.read_prompt(self.embed_prompts(prompts), prompts.positions, prompts.mask)
 
     def read_groups(
-        self, prompts: Prompts, completion_ids: Int[Array, "batch group length"]
+        self,
+        prompts: Prompts,
+        completion_ids: Int[Array, "batch group length"],
+        segments: Int[Array, "batch group length"] | None = None,
     ) -> tuple[Float[Array, "batch prompt width"], Float[Array, "batch group length width"]]:
-        """Final hidden states of the prompts and of G completions each."""
+        """Final hidden states of the prompts and of G completions each.
+
+        With `segments`, a row of a group holds several completions one after the other: a token sees the
+        prompt and those before it that carry its number (0 is padding).
+        """
         embeddings = self.model.embed_tokens(completion_ids).astype(self.dtype)
-        steps = jnp.arange(completion_ids.shape[2])
-        positions = jnp.broadcast_to(prompts.start[:, None, None] + steps, completion_ids.shape)
+        shape = completion_ids.shape
+        steps = jnp.broadcast_to(jnp.arange(shape[2]), shape) if segments is None else _steps(segments)
+        positions = prompts.start[:, None, None] + steps
         return self.model.read_groups(
-            self.embed_prompts(prompts), prompts.positions, prompts.mask, embeddings, positions
+            self.embed_prompts(prompts), prompts.positions, prompts.mask, embeddings, positions, segments
         )
 
     def decode_step(
@@ -73,16 +90,28 @@ class Qwen2VL(nnx.Module):
         slot: Int[Array, ""],
         prompt: PromptCache,
         cache: CompletionCache,
+        layers: Sequence[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "batch group width"], CompletionCache]:
         """Append one token to every completion; the hidden states from which the next is drawn."""
         embeddings = self.model.embed_tokens(tokens).astype(self.dtype)
-        return self.model.decode_step(embeddings, positions, slot, prompt, cache)
+        return self.model.decode_step(embeddings, positions, slot, prompt, cache, layers)
 
-    def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocab"]:
-        """Float32 logits; for few positions only (see grpo/logprobs.py for whole batches)."""
-        return jnp.einsum(
-            "...d,vd->...v", hidden, self.head.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+    def logits(
+        self, hidden: Float[Array, "*batch width"], head: Float[Array, "vocab width"] | None = None
+    ) -> Float[Array, "*batch vocab"]:
+        """Float32 logits; for few positions only (see grpo/logprobs.py for whole batches).
+
+        `head` is the model's own in another dtype, for a loop that would convert it for every token.
+        """
+        weight = (self.head if head is None else head).astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+
+
+def _steps(segments: Int[Array, "*batch length"]) -> Int[Array, "*batch length"]:
+    """How many tokens of its own segment come before each token."""
+    index = jnp.broadcast_to(jnp.arange(segments.shape[-1]), segments.shape)
+    begins = jnp.diff(segments, axis=-1, prepend=segments[..., :1]) != 0
+    return index - jax.lax.cummax(jnp.where(begins, index, 0), axis=segments.ndim - 1)
 
 
 def last_hidden(hidden: Float[Array, "batch prompt width"], prompts: Prompts) -> Float[Array, "batch width"]:
@@ -93,10 +122,15 @@ def last_hidden(hidden: Float[Array, "batch prompt width"], prompts: Prompts) ->
 
 def predicting_hidden(
     prompt_hidden: Float[Array, "batch prompt width"],
-    completion_hidden: Float[Array, "batch group length width"],
+    completion_hidden: Float[Array, "batch rows length width"],
     prompts: Prompts,
-) -> Float[Array, "batch group length width"]:
-    """The hidden state that predicts each completion token: the prompt's last, then its own but the last."""
-    batch, group, _, width = completion_hidden.shape
-    first = jnp.broadcast_to(last_hidden(prompt_hidden, prompts)[:, None, None], (batch, group, 1, width))
-    return jnp.concatenate([first, completion_hidden[:, :, :-1]], axis=2)
+    is_first: Bool[Array, "batch rows length"] | None = None,
+) -> Float[Array, "batch rows length width"]:
+    """The hidden state that predicts each completion token: the prompt's last, then its own but the last.
+
+    `is_first` marks where completions begin in rows that hold several; None: each row is one.
+    """
+    batch, rows, _, width = completion_hidden.shape
+    last = jnp.broadcast_to(last_hidden(prompt_hidden, prompts)[:, None, None], (batch, rows, 1, width))
+    before = jnp.concatenate([last, completion_hidden[:, :, :-1]], axis=2)
+    return before if is_first is None else jnp.where(is_first[..., None], last, before)

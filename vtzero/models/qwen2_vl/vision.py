@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from vtzero.models.attention import attention
-from vtzero.models.layers import LayerNorm, Linear, Stack, normal, scan_layers
+from vtzero.models.attention import Kernel, image_attention
+from vtzero.models.layers import LayerNorm, Linear, Remat, Stack, normal, scan_layers
 from vtzero.models.qwen2_vl.config import VisionConfig
 from vtzero.models.qwen2_vl.rope import rotate, vision_cos_sin
 
@@ -33,11 +33,14 @@ class VisionAttention(nnx.Module):
         self.proj = Linear(width, width, bias=True, rngs=rngs, stack=stack)
         self.heads = config.num_heads
 
-    def __call__(self, x: Array, cos: Array, sin: Array, mask: Bool[Array, "batch patches patches"]) -> Array:
+    def __call__(
+        self, x: Array, cos: Array, sin: Array, segments: Int[Array, "batch patches"], kernel: Kernel
+    ) -> Array:
         batch, count, width = x.shape
         qkv = self.qkv(x).reshape(batch, count, 3, self.heads, -1)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        attended = attention(rotate(query, cos, sin), rotate(key, cos, sin), value, mask)
+        query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        attended = image_attention(query, key, value, segments, kernel=kernel)
         return self.proj(attended.reshape(batch, count, width))
 
 
@@ -63,8 +66,8 @@ class VisionBlock(nnx.Module):
         self.attn = VisionAttention(config, rngs=rngs, stack=stack)
         self.mlp = VisionMLP(config, rngs=rngs, stack=stack)
 
-    def __call__(self, x: Array, cos: Array, sin: Array, mask: Array) -> Array:
-        x = x + self.attn(self.norm1(x), cos, sin, mask)
+    def __call__(self, x: Array, cos: Array, sin: Array, segments: Array, kernel: Kernel) -> Array:
+        x = x + self.attn(self.norm1(x), cos, sin, segments, kernel)
         return x + self.mlp(self.norm2(x))
 
 
@@ -87,12 +90,15 @@ class Merger(nnx.Module):
 class VisionEncoder(nnx.Module):
     """Patches of several images a sample -> one vector for each image token."""
 
-    def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs, remat: bool = False):
+    def __init__(
+        self, config: VisionConfig, *, rngs: nnx.Rngs, remat: Remat = "none", attention: Kernel = "auto"
+    ):
         self.patch_embed = PatchEmbed(config, rngs=rngs)
         self.blocks = VisionBlock(config, rngs=rngs, stack=(config.depth,))
         self.merger = Merger(config, rngs=rngs)
         self.config = config
         self.remat = remat
+        self.attention: Kernel = attention
 
     def __call__(
         self,
@@ -102,11 +108,10 @@ class VisionEncoder(nnx.Module):
     ) -> Float[Array, "batch tokens width"]:
         """Encode each image of each sample by itself; padded patches (segment 0) give values nobody reads."""
         cos, sin = vision_cos_sin(positions, self.config.head_dim, self.config.rope_theta)
-        mask = segments[:, :, None] == segments[:, None, :]
         hidden, _ = scan_layers(
             self.blocks,
             self.patch_embed(patches),
-            lambda block, x: (block(x, cos, sin, mask), None),
+            lambda block, x: (block(x, cos, sin, segments, self.attention), None),
             remat=self.remat,
         )
         return self.merger(hidden)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
+from vtzero.models.attention import Kernel
+from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
 
@@ -39,11 +41,17 @@ class ParameterPath:
 
 
 def abstract_model(
-    config: Qwen2VLConfig, *, dtype: jnp.dtype | type = jnp.float32, remat: bool = False
+    config: Qwen2VLConfig,
+    *,
+    dtype: jnp.dtype | type = jnp.float32,
+    remat: Remat = "none",
+    attention: Kernel = "auto",
 ) -> tuple[nnx.GraphDef, nnx.State]:
     """The split `Qwen2VL` with shapes in the place of arrays; nothing is allocated."""
     return nnx.split(
-        nnx.eval_shape(lambda: Qwen2VL(config, rngs=nnx.Rngs(params=0), dtype=dtype, remat=remat))
+        nnx.eval_shape(
+            lambda: Qwen2VL(config, rngs=nnx.Rngs(params=0), dtype=dtype, remat=remat, attention=attention)
+        )
     )
 
 

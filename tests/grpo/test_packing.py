@@ -1,0 +1,100 @@
+"""Packed rows against the grid: the same numbers and gradients, and layouts that hold what they say."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fixtures.fast_compile import FAST_COMPILE
+from flax import nnx
+from models.torch_twin import VOCABULARY, collate, random_sample, torch_twin, twin_config, vtzero_twin
+
+from vtzero.grpo.packing import Layout, choose_layout, layouts, pack_groups
+from vtzero.grpo.scoring import banned_mask, group_logprobs
+
+GROUP, LENGTH = 4, 16
+
+
+def random_lengths(rng: np.random.Generator, batch: int, longest: int) -> np.ndarray:
+    return rng.integers(1, longest + 1, (batch, GROUP)).astype(np.int32)
+
+
+@pytest.mark.parametrize("seed", np.random.SeedSequence().generate_state(5).tolist())
+def test_every_token_lies_in_a_slot_of_its_own_and_comes_back(seed):
+    print("seed", seed)
+    rng = np.random.default_rng(seed)
+    lengths = random_lengths(rng, 3, LENGTH)
+    packing = pack_groups(lengths, LENGTH, Layout(4, 2 * LENGTH))
+    source = np.asarray(packing.source)
+    inside = np.arange(LENGTH) < lengths[..., None]
+    for number in range(3):
+        places = source[number][source[number] >= 0]
+        assert sorted(places) == np.flatnonzero(inside[number].reshape(-1)).tolist()
+    grid = jnp.asarray(rng.integers(0, 99, (3, GROUP, LENGTH)))
+    packed = packing.pack(grid, fill=-7)
+    assert (np.asarray(packed)[source < 0] == -7).all()
+    np.testing.assert_array_equal(np.asarray(packing.unpack(packed))[inside], np.asarray(grid)[inside])
+    assert int(packing.is_first.sum()) == 3 * GROUP
+    tokens = [(np.asarray(packing.segments) == member + 1).sum() for member in range(GROUP)]
+    np.testing.assert_array_equal(tokens, lengths.sum(0))
+
+
+def test_three_of_six_tenths_share_a_row_of_twice_the_length():
+    lengths = np.full((2, 8), 43)
+    assert choose_layout(lengths, layouts(8, 72)) == Layout(3, 144)
+    assert choose_layout(np.full((2, 8), 72), layouts(8, 72)) is None
+    assert choose_layout(np.full((2, 8), 9), layouts(8, 72)) == Layout(1, 72)
+
+
+def test_one_group_that_does_not_fit_decides_for_all():
+    lengths = np.full((5, 8), 3)
+    lengths[4] = 70
+    assert choose_layout(lengths, layouts(8, 72)) is None
+
+
+def test_layouts_are_smaller_than_the_grid_and_hold_one_completion_of_any_length():
+    assert layouts(8, 700) == (Layout(3, 1400), Layout(2, 1400), Layout(1, 1400), Layout(1, 700))
+    assert layouts(8, 8) == ()
+    for group, length in ((2, 200), (5, 72), (16, 700), (3, 64)):
+        for layout in layouts(group, length):
+            assert layout.length >= length
+            assert layout.slots < group * length
+
+
+def test_a_group_without_room_is_an_error():
+    with pytest.raises(ValueError, match=r"lengths \[9, 9\] do not fit 1 rows of 16 slots"):
+        pack_groups(np.array([[9, 9]]), 16, Layout(1, 16))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return vtzero_twin(torch_twin(twin_config(), seed=3))
+
+
+@pytest.mark.parametrize("layout", [Layout(2, 2 * LENGTH), Layout(3, 24)])
+def test_packed_rows_score_and_teach_as_the_grid_does(model, layout):
+    rng = np.random.default_rng()
+    lengths = np.array([[3, 16, 1, 7], [5, 5, 5, 5]])
+    ids = jnp.asarray(rng.integers(0, 90, (2, GROUP, LENGTH)).astype(np.int32))
+    weights = jnp.asarray(rng.normal(size=ids.shape), jnp.float32)
+    mask = jnp.arange(LENGTH) < lengths[..., None]
+    prompts = collate([random_sample(rng, images) for images in (((24, 40),), ((16, 24), (33, 20)))])
+    graphdef, params = nnx.split(model)
+
+    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    def scored(params, packing):
+        def loss(params):
+            banned = banned_mask((90, 91), VOCABULARY)
+            logps, entropy = group_logprobs(
+                nnx.merge(graphdef, params), prompts, ids, packing=packing, banned=banned, temperature=0.8
+            )
+            return jnp.where(mask, logps * weights, 0.0).sum(), (logps, entropy)
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    grid, packed = scored(params, None), scored(params, pack_groups(lengths, LENGTH, layout))
+    for one, other in zip(grid[0][1], packed[0][1], strict=True):
+        np.testing.assert_allclose(np.asarray(other)[mask], np.asarray(one)[mask], atol=1e-5, rtol=0)
+    for one, other in zip(jax.tree.leaves(grid[1]), jax.tree.leaves(packed[1]), strict=True):
+        np.testing.assert_allclose(other, one, atol=2e-5 * max(1.0, float(jnp.abs(one).max())), rtol=0)

@@ -1,0 +1,60 @@
+"""The number of micro-batches from what the compiler says a program needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtzero.parallel.program import Program
+from vtzero.training import micro_batches
+from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device, fewest_parts, possible_parts
+
+ROWS, WIDTH = 64, 512
+
+
+def summed_in(parts: int) -> Program:
+    """Sums exp(x y^T) over parts of the rows: each part holds its share of the products."""
+
+    def total(x, y):
+        pieces = x.reshape(parts, ROWS // parts, WIDTH)
+        return jax.lax.map(lambda piece: jnp.sort(piece @ y.T, axis=-1).sum(), pieces).sum()
+
+    return Program(total)
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    rng = np.random.default_rng()
+    return jnp.asarray(rng.normal(size=(ROWS, WIDTH)), jnp.float32), jnp.ones((4096, WIDTH))
+
+
+def test_more_parts_need_less_and_the_fewest_that_fit_are_chosen(arguments, monkeypatch):
+    needed = {parts: bytes_needed(summed_in(parts).declare(*arguments)()) for parts in (1, 2, 4, 8)}
+    assert needed[1] > needed[2] > needed[4]
+    for wanted in (1, 2, 4):
+        monkeypatch.setattr(micro_batches, "device_memory", lambda wanted=wanted: needed[wanted] / 0.9 + 10)
+        parts, program = fewest_parts(summed_in, (8, 1, 4, 2), arguments)
+        assert parts == wanted
+        np.testing.assert_allclose(program(*arguments), summed_in(1)(*arguments), rtol=1e-4)
+
+
+def test_what_must_stay_beside_it_counts(arguments, monkeypatch):
+    needed = bytes_needed(summed_in(1).declare(*arguments)())
+    monkeypatch.setattr(micro_batches, "device_memory", lambda: needed / 0.9 + 10)
+    assert fewest_parts(summed_in, (1, 2), arguments, beside=1000)[0] == 2
+
+
+def test_a_step_that_never_fits_is_an_error_that_says_what_it_needs(arguments, monkeypatch):
+    monkeypatch.setattr(micro_batches, "device_memory", lambda: 1000)
+    with pytest.raises(ValueError, match=r"even one sample at a time.*lower max_prompt_length"):
+        fewest_parts(summed_in, (1, 2), arguments)
+
+
+def test_every_device_has_a_share_of_each_part():
+    assert possible_parts(8, 1) == [1, 2, 4, 8]
+    assert possible_parts(8, 4) == [1, 2]
+    assert possible_parts(6, 2) == [1, 3]
+
+
+def test_bytes_on_a_device_are_those_of_its_arrays():
+    assert bytes_on_a_device({"a": jnp.zeros((3, 4)), "b": None}) == 48

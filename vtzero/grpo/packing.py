@@ -1,0 +1,128 @@
+"""Several short completions in one row: which layouts there are, and where each completion goes.
+
+A group is a grid of G completions as long as the longest may be. Where most are shorter, fewer and longer
+rows hold them all, and nothing is computed for the empty slots. Positions and masks stay those of the grid
+(`segments`), so the numbers are the same. Host numbers and index arrays; knows no model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+# Of the grid's slots. Each layout is a program of its own to compile, so they are few.
+_SHARES = (0.75, 0.5, 0.25, 0.125)
+_SMALLEST = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Each group in `rows` rows of `length` slots."""
+
+    rows: int
+    length: int
+
+    @property
+    def slots(self) -> int:
+        return self.rows * self.length
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens of a group lie in its rows.
+
+    `source`: for each slot the token's place in the flattened grid (group * length), -1 in an empty slot;
+    `slot`: for each place of the grid its slot in the flattened rows, 0 where there is no token.
+    """
+
+    source: Int[Array, "batch rows slots"]
+    slot: Int[Array, "batch group length"]
+
+    @property
+    def grid_length(self) -> int:
+        return self.slot.shape[-1]
+
+    @property
+    def segments(self) -> Int[Array, "batch rows slots"]:
+        """The number of each slot's completion, from 1; 0 in an empty slot."""
+        return jnp.where(self.source < 0, 0, self.source // self.grid_length + 1)
+
+    @property
+    def is_first(self) -> Array:
+        """True at the first token of each completion."""
+        return (self.source >= 0) & (self.source % self.grid_length == 0)
+
+    def pack(self, grid: Array, fill: int = 0) -> Int[Array, "batch rows slots"]:
+        """Values of the grid (batch, group, length) in the packed rows; `fill` in empty slots."""
+        flat = grid.reshape(grid.shape[0], -1)
+        source = self.source.reshape(self.source.shape[0], -1)
+        packed = jnp.take_along_axis(flat, jnp.maximum(source, 0), axis=1)
+        return jnp.where(source < 0, fill, packed).reshape(self.source.shape)
+
+    def unpack(self, rows: Float[Array, "batch rows slots"]) -> Float[Array, "batch group length"]:
+        """Values of packed rows on the grid; numbers without meaning where there is no token."""
+        slot = self.slot.reshape(self.slot.shape[0], -1)
+        return jnp.take_along_axis(rows.reshape(rows.shape[0], -1), slot, axis=1).reshape(self.slot.shape)
+
+
+def layouts(group: int, length: int) -> tuple[Layout, ...]:
+    """The packed layouts of a grid of `group` completions of up to `length` tokens, from large to small.
+
+    Rows twice as long as the grid's: two completions of 0.6 of the length do not fit one row of the length,
+    three fit one of twice the length. None has more rows than can be filled, or fewer than 64 slots.
+    """
+    found = []
+    for share in _SHARES:
+        slots = round(share * group * length)
+        rows = max(1, slots // (2 * length))
+        layout = Layout(rows, min(2 * length, slots))
+        if layout.slots >= _SMALLEST and layout.length >= length and layout not in found:
+            found.append(layout)
+    return tuple(layout for layout in found if layout.slots < group * length)
+
+
+def choose_layout(lengths: Int[np.ndarray, "batch group"], allowed: Sequence[Layout]) -> Layout | None:
+    """The smallest of `allowed` that holds every group; None where only the grid does."""
+    for layout in sorted(allowed, key=lambda layout: layout.slots):
+        if all(_rows_of(group, layout) is not None for group in lengths):
+            return layout
+    return None
+
+
+def pack_groups(lengths: Int[np.ndarray, "batch group"], longest: int, layout: Layout) -> Packing:
+    """The index arrays of a layout that holds every group.
+
+    Raises ValueError when a group does not fit.
+    """
+    batch, group = lengths.shape
+    source = np.full((batch, layout.rows, layout.length), -1, np.int32)
+    slot = np.zeros((batch, group, longest), np.int32)
+    for number, own in enumerate(lengths):
+        rows = _rows_of(own, layout)
+        if rows is None:
+            raise ValueError(f"lengths {own.tolist()} do not fit {layout.rows} rows of {layout.length} slots")
+        for row, members in enumerate(rows):
+            start = 0
+            for member in members:
+                places, count = np.arange(own[member]), int(own[member])
+                source[number, row, start : start + count] = member * longest + places
+                slot[number, member, :count] = row * layout.length + start + places
+                start += count
+    return Packing(source, slot)  # type: ignore[arg-type]  # numpy on the host, as a batch is
+
+
+def _rows_of(lengths: Int[np.ndarray, " group"], layout: Layout) -> list[list[int]] | None:
+    """Which completions go into each row, the longest first into the first row with room; None: no room."""
+    free = [layout.length] * layout.rows
+    rows: list[list[int]] = [[] for _ in free]
+    for member in sorted(range(len(lengths)), key=lambda member: (-int(lengths[member]), member)):
+        row = next((row for row, room in enumerate(free) if room >= lengths[member]), None)
+        if row is None:
+            return None
+        rows[row].append(member)
+        free[row] -= int(lengths[member])
+    return rows

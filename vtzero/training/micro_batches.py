@@ -1,0 +1,73 @@
+"""Into how many parts a step's batch is cut: as few as the memory of the devices allows.
+
+The compiler says what a program needs; nothing is tried out. Knows programs and devices, no algorithm.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+from vtzero.parallel.program import Program
+
+# Of a device's memory: the rest is for what else is on it, and for what the allocator cannot fill.
+_USABLE = 0.9
+
+
+def device_memory() -> int:
+    """Bytes of one device; on CPU, where all devices share the host's, its share of that."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"])
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return pages * page // jax.local_device_count()
+
+
+def fewest_parts(
+    make: Callable[[int], Program], candidates: Iterable[int], arguments: tuple[Any, ...], *, beside: int = 0
+) -> tuple[int, Program]:
+    """The program of the fewest parts that fits, compiled for `arguments`, and their number.
+
+    `make(parts)` gives the program; `beside` are bytes of a device that it does not own but that must stay.
+
+    Raises ValueError when not even the most parts fit.
+    """
+    limit = int(_USABLE * device_memory()) - beside
+    needed = 0
+    for parts in sorted(candidates):
+        program = make(parts)
+        needed = bytes_needed(program.declare(*arguments)())
+        if needed <= limit:
+            return parts, program
+    raise ValueError(
+        f"the update needs {needed / 2**30:.1f} GiB a device even one sample at a time, and "
+        f"{limit / 2**30:.1f} are usable: lower max_prompt_length or max_completion_length, or shard with "
+        "mesh.fsdp"
+    )
+
+
+def bytes_needed(compiled: Any) -> int:
+    """What a compiled program has on one device while it runs: arguments, results and all between."""
+    memory = compiled.memory_analysis()
+    return int(
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def bytes_on_a_device(tree: Any) -> int:
+    """What the arrays of a tree take on one of their devices."""
+    return sum(
+        leaf.addressable_shards[0].data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array)
+    )
+
+
+def possible_parts(samples: int, shards: int) -> list[int]:
+    """The numbers of equal parts whose samples every device has a share of."""
+    return [parts for parts in range(1, samples + 1) if samples % (parts * shards) == 0] or [1]

@@ -1,0 +1,276 @@
+"""The compiled functions of a GRPO step: see, draw, weigh, score, update; declared before the first step.
+
+They need shapes and a mesh, and no data, no rewards and no files: a benchmark runs the same ones.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vtzero.config import RunConfig, shared_settings
+from vtzero.data.batches import blank_prompts
+from vtzero.grpo.advantages import group_advantages, group_statistics
+from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
+from vtzero.grpo.packing import Layout, Packing, choose_layout, layouts, pack_groups
+from vtzero.grpo.scoring import banned_mask, group_logprobs
+from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.models.attention import choose_kernel
+from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.program import Program
+from vtzero.parallel.sharding import batch_sharding, replicated, shard_batch
+from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
+from vtzero.sampling.parameters import SamplingParameters
+from vtzero.sampling.sampler import Sampler
+from vtzero.training.micro_batches import bytes_on_a_device, fewest_parts, possible_parts
+from vtzero.training.setup import Setup, compute_dtype
+from vtzero.training.state import TrainState, make_update
+
+# A layout is worth its compilation where it leaves out a tenth of a group's tokens, its prompt among them.
+_LEAST_SAVING = 0.1
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Weighed:
+    """What the rewards make of a batch: which tokens count, how much, and TRL's statistics."""
+
+    mask: Array
+    weights: Float[Array, "batch group length"]
+    advantages: Float[Array, "batch group"]
+    total_tokens: Array
+    statistics: dict[str, Array]
+
+
+class Phases:
+    """One program a phase; `score` and `update` have one for each layout of the completions."""
+
+    def __init__(self, setup: Setup):
+        config = setup.config
+        self._setup, self._config = setup, config
+        self._rows, self._everywhere = batch_sharding(setup.mesh), replicated(setup.mesh)
+        self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
+        self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
+        self._parameters = sampling_parameters(config, setup.banned_ids)
+        self.layouts = _worth_compiling(config) if config.packing and _can_pack(config) else ()
+        self._see = Program(self._features, out_shardings=self._rows) if _sees_once(config) else None
+        self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
+        self._weigh = Program(
+            self._weighed,
+            out_shardings=_weighed_as(self._rows, self._everywhere),
+        )
+        self._score = Program(self._logprobs, out_shardings=self._rows)
+        parts = config.gradient_accumulation_steps
+        self._update = self._make_update(parts) if parts else None
+
+    def see(self, state: TrainState, prompts: Prompts) -> Prompts:
+        """Prompts with their image features, where no update changes what makes these."""
+        if self._see is None:
+            return prompts
+        return _with_features(prompts, self._see(state.frozen, state.trainable, prompts))
+
+    def draw(self, state: TrainState, prompts: Prompts, index: int) -> Completions:
+        """The completions of step `index`."""
+        keys = self._keys(index)
+        return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
+
+    def pack(self, lengths: Int[np.ndarray, "batch group"]) -> Packing | None:
+        """The smallest declared layout that holds these completions; None for the grid."""
+        layout = choose_layout(lengths, self.layouts)
+        if layout is None:
+            return None
+        return self.place(pack_groups(lengths, self._config.max_completion_length, layout))
+
+    def place(self, host: Any) -> Any:
+        """Arrays of the host, samples first, on the devices of their samples."""
+        return jax.device_put(host, self._rows)
+
+    def weigh(self, drawn: Completions, rewards: Float[np.ndarray, "batch group"]) -> Weighed:
+        """Advantages, and the weight of each token in the step's loss."""
+        return self._weigh(drawn.lengths, drawn.terminated, self.place(rewards))
+
+    def score(
+        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | None
+    ) -> Float[Array, "batch group length"]:
+        """Log-probabilities of the completions under these parameters."""
+        return self._score(trainable, frozen, prompts, ids, packing)
+
+    def update(
+        self, state: TrainState, rollout: Rollout, total_tokens: Array
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """One optimizer step; the state it is given is donated."""
+        return self._chosen_update((state, rollout, total_tokens))(state, rollout, total_tokens)
+
+    def declare(self, state: TrainState, reference: Any | None) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Every program of a step by name, traced and to be compiled (`compilation.compile_all`)."""
+        prompts, drawn = self._blank_prompts(), self._blank_completions()
+        if self._see is not None:
+            yield "vision", self._see.declare(state.frozen, state.trainable, prompts)
+            features = jax.eval_shape(self._features, state.frozen, state.trainable, prompts)
+            prompts = _with_features(prompts, self._zeros(features.shape, features.dtype))
+        pieces = (state.trainable, state.frozen)
+        yield "sampling", self._sampler.declare(pieces, prompts, self._keys(0), self._parameters)
+        rewards = self._zeros(drawn.lengths.shape, jnp.float32)
+        yield "advantages", self._weigh.declare(drawn.lengths, drawn.terminated, rewards)
+        for layout in (None, *self.layouts):
+            name = "" if layout is None else f", {layout.rows} rows of {layout.length}"
+            packing = None if layout is None else self._blank_packing(layout)
+            if reference is not None or self._config.num_iterations > 1:
+                read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
+                yield f"scoring{name}", self._score.declare(*read)
+            rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
+            arguments = (state, rollout, self._total(0))
+            yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return jax.device_put(jnp.zeros(shape, dtype), self._rows)
+
+    def _total(self, tokens: int) -> Array:
+        return jax.device_put(jnp.int32(tokens), self._everywhere)
+
+    def _blank_prompts(self) -> Prompts:
+        setup = self._setup
+        patch_dim = setup.processor.config.vision.patch_dim
+        return shard_batch(blank_prompts(self._config.prompts_per_step, setup.buckets, patch_dim), setup.mesh)
+
+    def _blank_completions(self) -> Completions:
+        config = self._config
+        group = (config.prompts_per_step, config.num_generations)
+        tokens = (*group, config.max_completion_length)
+        return Completions(
+            ids=self._zeros(tokens, jnp.int32),
+            lengths=self._zeros(group, jnp.int32),
+            terminated=self._zeros(group, jnp.bool_),
+            policy_logps=self._zeros(tokens, jnp.float32),
+        )
+
+    def _blank_packing(self, layout: Layout) -> Packing:
+        config = self._config
+        lengths = np.zeros((config.prompts_per_step, config.num_generations), np.int32)
+        return self.place(pack_groups(lengths, config.max_completion_length, layout))
+
+    def _blank_rollout(
+        self, prompts: Prompts, drawn: Completions, packing: Packing | None, has_reference: bool
+    ) -> Rollout:
+        logps: Any = drawn.policy_logps
+        return Rollout(
+            prompts=prompts,
+            completion_ids=drawn.ids,
+            mask=self._zeros(drawn.ids.shape, jnp.bool_),
+            weights=logps,
+            advantages=self._zeros(drawn.lengths.shape, jnp.float32),
+            sampler_logps=logps,
+            old_logps=logps if self._config.num_iterations > 1 else None,
+            ref_logps=logps if has_reference else None,
+            packing=packing,
+        )
+
+    def _make_update(self, parts: int) -> Program:
+        loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
+        return make_update(self._setup.parts, loss, self._setup.optimizer, parts, self._setup.shardings)
+
+    def _chosen_update(self, arguments: tuple[Any, ...], reference: Any = None) -> Program:
+        """The update, in as few parts as fit where the config leaves that open."""
+        if self._update is None:
+            shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
+            candidates = possible_parts(self._config.prompts_per_step, shards)
+            beside = bytes_on_a_device(reference)
+            _, self._update = fewest_parts(self._make_update, candidates, arguments, beside=beside)
+        return self._update
+
+    def _keys(self, index: int) -> Any:
+        config = self._config
+        keys = sample_keys(
+            jax.random.key(config.seed), index, jnp.arange(config.prompts_per_step), config.num_generations
+        )
+        # Spread like the prompts: without it every device would draw every completion.
+        return jax.device_put(keys, self._rows)
+
+    def _features(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
+        return self._setup.parts.merge(trainable, frozen).see(prompts)
+
+    def _weighed(self, lengths: Array, terminated: Array, rewards: Array) -> Weighed:
+        settings = self._objective
+        mask = completion_mask(lengths, terminated, settings.max_completion_length, settings)
+        mask &= jnp.isfinite(rewards)[..., None]  # without a score: no part in the loss or its normaliser
+        return Weighed(
+            mask=mask,
+            weights=loss_weights(mask, settings),
+            advantages=group_advantages(rewards, self._config.scale_rewards),
+            total_tokens=mask.sum(),
+            statistics=group_statistics(rewards),
+        )
+
+    def _logprobs(
+        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | None
+    ) -> Array:
+        model = self._setup.parts.merge(trainable, frozen)
+        logps, _ = group_logprobs(
+            model,
+            prompts,
+            ids,
+            packing=packing,
+            banned=banned_mask(self._scoring.banned_ids, model.config.text.vocab_size),
+            temperature=self._scoring.temperature,
+            chunk=self._scoring.chunk,
+        )
+        return logps
+
+
+def _weighed_as(rows: Any, everywhere: Any) -> Weighed:
+    return Weighed(rows, rows, rows, everywhere, everywhere)
+
+
+def decode_settings(setup: Setup, logps: Any) -> DecodeSettings:
+    """The decode loop's shape for a run."""
+    processor = setup.processor
+    return DecodeSettings(setup.config.max_completion_length, processor.stop_ids, processor.pad_id, logps)
+
+
+def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> SamplingParameters:
+    """The sampling part of a config; a filter that does nothing is left out of the program."""
+    return SamplingParameters(
+        temperature=config.temperature,
+        top_k=config.top_k or None,
+        top_p=config.top_p if config.top_p < 1 else None,
+        min_p=config.min_p or None,
+        repetition_penalty=config.repetition_penalty if config.repetition_penalty != 1 else None,
+        banned_ids=banned_ids,
+    )
+
+
+def policy_logps(drawn: Completions) -> Array:
+    """The log-probabilities that the sampler recorded for a trainer; ValueError where it recorded none."""
+    if drawn.policy_logps is None:
+        raise ValueError("the sampler kept no policy_logps; decode with logps='policy' or 'all'")
+    return drawn.policy_logps
+
+
+def _sees_once(config: RunConfig) -> bool:
+    """Whether image features are the same before and after an update, and in the reference model."""
+    return {"vision", "merger"} <= set(config.freeze)
+
+
+def _can_pack(config: RunConfig) -> bool:
+    """Splash's block mask is static, and knows the grid alone."""
+    platform = jax.default_backend()
+    return choose_kernel(config.attention, platform, compute_dtype(config.dtype)) != "splash"
+
+
+def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:
+    group, length = config.num_generations, config.max_completion_length
+    most = config.max_prompt_length + group * length
+    found = layouts(group, length)
+    return tuple(item for item in found if group * length - item.slots >= _LEAST_SAVING * most)
+
+
+def _with_features(prompts: Prompts, features: Any) -> Prompts:
+    """The patches stay only as an empty array: nothing reads them."""
+
+    names = ("patches", "patch_positions", "segments")
+    return replace(prompts, features=features, **{name: getattr(prompts, name)[:, :0] for name in names})
