@@ -72,7 +72,7 @@ class Phases:
         self._seconds[name] += duration
 
     def taken(self) -> dict[str, float]:
-        """Seconds of each phase since the last call. Those of the backward pass are what is left of a step."""
+        """Seconds of each phase since the last call; the backward pass has what is left of a step."""
         seconds, self._seconds = self._seconds, defaultdict(float)
         prepared = sum(seconds[name] for name in ("transformers.generate", "reference", "letters"))
         return {
