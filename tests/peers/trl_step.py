@@ -5,11 +5,11 @@
     python tests/peers/trl_step.py --image-size 504 --steps 5 --json
 
 Both train the same Qwen2-VL (6 decoder layers of width 256, 4 vision layers of width 128, about 7 million
-parameters, random float32 weights in one Hugging Face folder) on the same drawn scenes: 4 prompts a step,
-8 answers each of exactly 64 tokens, beta 0.04, one update a rollout, AdamW, the same reward function. Stop ids
-and image tokens are banned from sampling on both sides, so that every answer has its full length; the lengths
-are read back from both sides' metrics and checked. Before the first step both score the same completions, and
-their prompt ids must be equal and their log-probabilities agree.
+parameters, random float32 weights in one Hugging Face folder) on the same drawn scenes: 4 prompts a step, 8
+answers each of exactly 64 tokens, beta 0.04, one update a rollout, AdamW, the same reward function. Stop
+ids and image tokens are banned from sampling on both sides, so that every answer has its full length; the
+lengths are read back from both sides' metrics and checked. Before the first step both score the same
+completions, and their prompt ids must be equal and their log-probabilities agree.
 
 Each side is a process of its own on the same cores. They take turns step by step, and the one whose turn it is
 not is stopped by signal (`turns.py`). A step is wall-clock time of everything a training loop does in one:
