@@ -388,13 +388,13 @@ def bytes_of(tree: Any) -> int:
 
 
 def text_config(width: int, hidden: int, vocabulary: int) -> TextConfig:
-    """Six layers: too many to be unrolled in one piece."""
+    """Eight layers: too many to be unrolled in one piece."""
     eighth = width // 4 // 8
     return TextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=hidden,
-        num_hidden_layers=6,
+        num_hidden_layers=8,
         num_attention_heads=4,
         num_key_value_heads=2,
         mrope_section=(2 * eighth, eighth, eighth),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 Stack = tuple[int, ...]
 INITIALIZER_RANGE = 0.02
-UNROLLED_DEPTH = 4
+UNROLLED_DEPTH = 6
 
 Remat = Literal["none", "full", "dots"]
 """What the backward pass finds of each layer: everything; its input; its input and the results of its
@@ -86,8 +86,8 @@ def scan_layers(
     """Run `carry, out = body(layer, carry)` over stacked `layers`.
 
     `remat` chooses what is kept for the backward pass. One traced body whatever the depth, so compile time
-    does not grow with it; piles of at most `UNROLLED_DEPTH` layers are unrolled, which XLA:CPU runs 1.5 times
-    faster.
+    does not grow with it; piles of at most `UNROLLED_DEPTH` layers are unrolled: on a CPU a step of 4 layers
+    is 1.5 times faster by it, one of 6 takes 6 % less, and 30 % more to compile.
 
     Raises ValueError for an unknown `remat`.
     """
