@@ -138,8 +138,10 @@ class GRPO:
 
     def _computed(self, packing: Packing | None) -> float:
         """The share of the grid's slots that the update computes."""
-        slots = self._config.num_generations * self._config.max_completion_length
-        return 1.0 if packing is None else packing.source[0].size / slots
+        if packing is None:
+            return 1.0
+        _, rows, length = packing.source.shape
+        return rows * length / (self._config.num_generations * self._config.max_completion_length)
 
     def _is_logged(self, index: int) -> bool:
         return index % self._config.logging_steps == 0 or index == self._config.max_steps

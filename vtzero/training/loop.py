@@ -35,6 +35,7 @@ from vtzero.training.progress import Progress
 from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
+from vtzero.training.usage import memory_metrics
 
 FREE_TO_CHANGE = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "eval_steps")
 
@@ -170,7 +171,7 @@ class _Run:
         self._progress.step(index, report.metrics)
 
     def _log(self, index: int, report: StepReport) -> None:
-        self._metrics.write(index, report.metrics | COMPILATIONS.metrics())
+        self._metrics.write(index, report.metrics | COMPILATIONS.metrics() | memory_metrics())
         if self._config.log_completions and report.completions:
             write_completions(self._folder, index, report.completions)
 

@@ -1,0 +1,98 @@
+"""Nothing is compiled after the first step, whatever images, prompts and lengths; programs last on disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.fast_compile import fast_compile
+from fixtures.tiny_folder import make_tiny_folder
+from PIL import Image
+
+from vtzero.config import RunConfig
+from vtzero.training.loop import train
+from vtzero.training.metrics import read_metrics
+
+STEPS = 50
+
+
+def write_data(folder: Path) -> Path:
+    """Pictures of every size and shape, questions of every length, and one without a picture."""
+    rng = np.random.default_rng()
+    rows = []
+    for number in range(24):
+        row = {"question": "What is it? " * int(rng.integers(1, 8)), "answer": "left"}
+        if number:
+            width, height = rng.integers(30, 120, 2)
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{number}.png")
+            row["image"] = f"{number}.png"
+        rows.append(row)
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compilation")
+    (folder / "own.py").write_text(
+        "def shorter(completions, completion_lengths, **columns):\n"
+        "    return [-float(length) for length in completion_lengths]\n"
+    )
+    config = RunConfig(
+        model=str(make_tiny_folder(folder / "model", num_hidden_layers=1)),
+        output_dir=str(folder / "run"),
+        data=(str(write_data(folder)),),
+        max_pixels=112 * 112,
+        max_steps=STEPS,
+        prompts_per_step=2,
+        num_generations=8,
+        max_completion_length=32,
+        max_prompt_length=160,
+        learning_rate=2e-3,
+        gradient_checkpointing=False,
+        reward_funcs=(f"{folder}/own.py:shorter",),
+        beta=0.1,
+        eval_data=None,
+        log_completions=False,
+        tensorboard=False,
+        save_steps=20,
+    )
+    with fast_compile():
+        train(config, quiet=True)
+    return read_metrics(folder / "run")
+
+
+def test_every_program_is_compiled_before_the_first_step_ends(metrics):
+    assert len(metrics) == STEPS
+    assert metrics[0]["compile/count"] > 0
+    assert [step["step"] for step in metrics[1:] if step["compile/count"]] == []
+
+
+def test_lengths_and_layouts_did_vary(metrics):
+    assert len({step["completions/mean_length"] for step in metrics}) > 10
+    assert len({step["packing"] for step in metrics}) >= 2
+
+
+def test_a_second_process_reads_its_programs_from_disk(tmp_path):
+    script = (
+        "import sys, jax, jax.numpy as jnp\n"
+        "from vtzero.training.compilation import COMPILATIONS, keep_programs\n"
+        "print(keep_programs())\n"
+        "jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)\n"
+        "jax.jit(lambda x: jnp.sin(x) @ x.T)(jnp.ones((3, 4)))\n"
+        "print(COMPILATIONS.from_disk)\n"
+    )
+    environment = {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "PATH": ""}
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    folder = str(tmp_path / "vtzero" / "programs")
+    assert [lines[0] for lines in printed] == [folder, folder]
+    assert int(printed[0][1]) == 0
+    assert int(printed[1][1]) > 0
