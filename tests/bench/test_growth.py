@@ -23,4 +23,4 @@ def test_a_row_for_each_length_with_its_floor():
 
 
 def test_overhead_is_what_exceeds_the_exact_cache():
-    assert Growth(640, seconds=1.2, exact=1.0, floor=0.5).overhead == pytest.approx(0.2)
+    assert Growth(640, seconds=1.2, fixed=1.5, exact=1.0, floor=0.5).overhead == pytest.approx(0.2)

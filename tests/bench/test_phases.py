@@ -73,3 +73,16 @@ def test_frozen_parts_and_micro_batches_change_the_work():
     size = whole.dtype.itemsize
     expected = costs.update_bytes(MODEL, SHAPES.lengths, size, ("vision",), 2)
     assert work(frozen, "update")[1] == expected
+
+
+def test_images_are_encoded_once_where_nothing_changes_their_features():
+    config = replace(CONFIG, freeze=("vision", "merger"))
+    programs = Programs(config, MODEL, SHAPES)
+    with fast_compile(), jax.set_mesh(programs.mesh):
+        phases = {phase.name: phase for phase in measure_phases(programs, PHASES, repeats=1)}
+    assert tuple(phases) == PHASES
+    text = replace(SHAPES.lengths, images=())
+    assert phases["update"].flops == costs.update(MODEL, text, config.freeze)
+    assert phases["vision"].flops == costs.encode(MODEL.vision, SHAPES.lengths.images).total
+    parts = ("vision", "prefill", "decode", "score", "update")
+    assert phases["step"].flops == sum(phases[part].flops for part in parts)

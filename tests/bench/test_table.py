@@ -65,7 +65,7 @@ def test_ceilings_are_the_best_of_each():
 
 
 def test_other_tables_show_their_rows():
-    assert "20.0 %" in shown(growth_table([Growth(640, 1.2e-3, 1e-3, 5e-4)]))
+    assert "20.0 %" in shown(growth_table([Growth(640, 1.2e-3, 1.5e-3, 1e-3, 5e-4)]))
     ratio = Ratio("case", "decoder", True, 2.4, 2.44, 1.0, 2.5)
     assert "2.50" in shown(grouped_table([ratio]))
     done = Difference("head", "logprob_chunk", 1024, 256, "score", 2.0, 3.0, 2**30, 2**20)

@@ -19,12 +19,14 @@ LENGTHS = (32, 128, 320, 640)
 class Growth:
     """Seconds a token of the last quarter before `length`, over the whole batch.
 
-    `seconds` in the loop whose answers may grow to the longest length; `exact` in one whose cache has just
-    `length` slots; `floor` is what operations and bytes allow.
+    `seconds` in the run's loop, whose answers may grow to the longest length; `fixed` in one whose cache has
+    the longest length from the start; `exact` in one whose cache has just `length` slots; `floor` is what
+    operations and bytes allow.
     """
 
     length: int
     seconds: float
+    fixed: float
     exact: float
     floor: float
 
@@ -36,20 +38,23 @@ class Growth:
 
 def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], repeats: int) -> list[Growth]:
     """Time tokens around each length; runs inside `jax.set_mesh(programs.mesh)`."""
-    longest = _Loop(programs, max(lengths))
+    longest = max(lengths)
+    grows, fixed = _Loop(programs, longest), _Loop(programs, longest, grows=False)
     rows = []
     for length in sorted(lengths):
-        seconds, exact = _around(length, (longest, _Loop(programs, length)), repeats)
-        rows.append(Growth(length, seconds, exact, _floor(programs, limits, length)))
+        exact = fixed if length == longest else _Loop(programs, length, grows=False)
+        own, full, alone = _around(length, (grows, fixed, exact), repeats)
+        rows.append(Growth(length, own, full, alone, _floor(programs, limits, length)))
     return rows
 
 
 class _Loop:
     """The sampler's loop with room for some tokens, compiled."""
 
-    def __init__(self, programs: Programs, room: int):
+    def __init__(self, programs: Programs, room: int, *, grows: bool = True):
         self._arguments = (programs.weights, programs.prompts, programs.keys)
-        self._run: Callable[..., Any] = compiled(programs.sample_until(room), *self._arguments, room).run
+        sample = programs.sample_until(room, grows=grows)
+        self._run: Callable[..., Any] = compiled(sample, *self._arguments, room).run
 
     def time(self, tokens: int) -> float:
         start = perf_counter()

@@ -12,6 +12,7 @@ import jax
 from vtzero.bench.programs import Programs
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
+from vtzero.models.qwen2_vl.inputs import Prompts
 
 PHASES = ("vision", "prefill", "decode", "score", "update", "step")
 
@@ -82,9 +83,9 @@ def measure_phases(programs: Programs, only: Collection[str], repeats: int) -> I
     """
     timer = _Timer(programs, repeats)
     if "vision" in only and programs.shapes.grids:
-        yield timer.forward("vision", programs.embed)
+        yield timer.vision()
     if {"prefill", "decode"} & set(only):
-        prefill = timer.forward("prefill", programs.prefill)
+        prefill = timer.prefill()
         if "prefill" in only:
             yield prefill
         if "decode" in only:
@@ -100,30 +101,40 @@ class _Timer:
         self._programs, self._repeats = programs, repeats
 
     @cached_property
+    def _see(self) -> Compiled:
+        return compiled(self._programs.see, self._programs.weights, self._programs.prompts)
+
+    @cached_property
+    def _prompts(self) -> Prompts:
+        """What every phase after the first reads."""
+        programs = self._programs
+        return self._see.run(programs.weights, programs.prompts) if programs.sees_once else programs.prompts
+
+    @cached_property
     def _sample(self) -> Compiled:
         programs = self._programs
-        return compiled(programs.sample, programs.weights, programs.prompts, programs.keys)
+        return compiled(programs.sample, programs.weights, self._prompts, programs.keys)
 
-    def forward(self, name: str, function: Callable[..., Any]) -> Phase:
-        arguments = (self._programs.weights, self._programs.prompts)
-        program = compiled(function, *arguments)
-        return self._timed(name, lambda: program.run(*arguments), program)
+    def vision(self) -> Phase:
+        programs = self._programs
+        return self._timed("vision", lambda: self._see.run(programs.weights, programs.prompts), self._see)
+
+    def prefill(self) -> Phase:
+        arguments = (self._programs.weights, self._prompts)
+        program = compiled(self._programs.prefill, *arguments)
+        return self._timed("prefill", lambda: program.run(*arguments), program)
 
     def decode(self, prefill_seconds: float) -> Phase:
-        programs = self._programs
-        whole = self._timed(
-            "decode",
-            lambda: self._sample.run(programs.weights, programs.prompts, programs.keys),
-            self._sample,
-        )
+        arguments = (self._programs.weights, self._prompts, self._programs.keys)
+        whole = self._timed("decode", lambda: self._sample.run(*arguments), self._sample)
         return replace(whole, seconds=max(whole.seconds - prefill_seconds, 0.0))
 
     def trained(self, only: Collection[str]) -> Iterator[Phase]:
         """Scoring, the update and the whole step, which work on one rollout."""
         programs = self._programs
         prepare = jax.jit(programs.rollout)
-        drawn = self._sample.run(programs.weights, programs.prompts, programs.keys)
-        rollout = prepare(programs.prompts, drawn)
+        drawn = self._sample.run(programs.weights, self._prompts, programs.keys)
+        rollout = prepare(self._prompts, drawn)
         score = compiled(programs.score, programs.weights, rollout)
         if "score" in only:
             yield self._timed("score", lambda: score.run(programs.weights, rollout), score)
@@ -142,7 +153,8 @@ class _Timer:
 
         def step() -> Any:
             weights = (state.trainable, state.frozen)
-            scored = prepare(programs.prompts, self._sample.run(weights, programs.prompts, programs.keys))
+            prompts = self._see.run(weights, programs.prompts) if programs.sees_once else programs.prompts
+            scored = prepare(prompts, self._sample.run(weights, prompts, programs.keys))
             scorers = programs.scored_with(state.trainable, reference)
             logps = [score.run((trainable, state.frozen), scored) for trainable in scorers]
             scored = programs.with_logps(scored, logps)
@@ -177,8 +189,13 @@ def _phase(programs: Programs, name: str, seconds: float, used: Sequence[Compile
 
 
 def work(programs: Programs, name: str) -> tuple[int, int]:
-    """Operations and bytes of a phase; those of the step are the sums of its parts."""
+    """Operations and bytes of a phase; those of the step are the sums of its parts.
+
+    Where the images are encoded once a step, that is the phase `vision`, and no other has it in it.
+    """
     config, model, lengths = programs.config, programs.model, programs.shapes.lengths
+    if programs.sees_once and name != "vision":
+        lengths = replace(lengths, images=())
     size, freeze = programs.dtype.itemsize, config.freeze
     if name == "vision":
         counts = costs.parameters(model)
@@ -196,6 +213,7 @@ def work(programs: Programs, name: str) -> tuple[int, int]:
         moved = costs.update_bytes(model, lengths, size, freeze, micro_batches)
         return costs.update(model, lengths, freeze), moved
     times = {"prefill": 1, "decode": 1, "score": programs.scorings, "update": config.num_iterations}
+    times |= {"vision": 1} if programs.sees_once else {}
     parts = [(count, work(programs, part)) for part, count in times.items()]
     return sum(count * flops for count, (flops, _) in parts), sum(
         count * moved for count, (_, moved) in parts

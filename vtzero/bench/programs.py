@@ -54,12 +54,19 @@ class Programs:
         """Trainable and frozen parameters."""
         return self._trainable, self._frozen
 
-    def embed(self, weights: tuple[Any, Any], prompts: Prompts) -> Array:
-        """Images encoded, and put in their places among the text."""
-        return self.parts.merge(*weights).embed_prompts(prompts)
+    @property
+    def sees_once(self) -> bool:
+        """Whether a step encodes its images once, since no update changes what makes their features."""
+        return {"vision", "merger"} <= set(self.config.freeze) and bool(self.shapes.grids)
+
+    def see(self, weights: tuple[Any, Any], prompts: Prompts) -> Prompts:
+        """Images encoded: prompts with their features, and without the patches."""
+        names = ("patches", "patch_positions", "segments")
+        empty: dict[str, Any] = {name: getattr(prompts, name)[:, :0] for name in names}
+        return replace(prompts, features=self.parts.merge(*weights).see(prompts), **empty)
 
     def prefill(self, weights: tuple[Any, Any], prompts: Prompts) -> Any:
-        """Images encoded and prompts read."""
+        """Images encoded, where they are not yet, and prompts read."""
         return self.parts.merge(*weights).read_prompts(prompts)
 
     def sample(self, weights: tuple[Any, Any], prompts: Prompts, keys: Any) -> Completions:
@@ -67,10 +74,14 @@ class Programs:
         return self._sampler(weights, prompts, keys, self.parameters)
 
     def sample_until(
-        self, length: int
+        self, length: int, *, grows: bool = True
     ) -> Callable[[tuple[Any, Any], Prompts, Any, Array | int], Completions]:
-        """A rollout into room for `length` tokens, which ends after a number of them given at each call."""
+        """A rollout into room for `length` tokens, which ends after a number of them given at each call.
+
+        The cache grows with the answers, or has its full length from the start.
+        """
         settings = self._decode_settings(length)
+        settings = settings if grows else replace(settings, cache_lengths=(length,))
 
         def sample(weights: tuple[Any, Any], prompts: Prompts, keys: Any, tokens: Array | int) -> Completions:
             model = self.parts.merge(*weights)
@@ -142,7 +153,7 @@ class Programs:
         return state_sharding(shapes, self.mesh)
 
     def _decode_settings(self, length: int) -> DecodeSettings:
-        return DecodeSettings(length, _NEVER, pad_id=0)
+        return DecodeSettings(length, _NEVER, pad_id=0, logps="policy")
 
     def _made_up_model(self) -> tuple[ModelParts, Any, Any]:
         graphdef, shapes = abstract_model(

@@ -85,9 +85,11 @@ def growth_figures(row: Growth) -> dict[str, Any]:
 
 def growth_table(rows: Sequence[Growth]) -> Table:
     """One row a length."""
-    table = _table("tokens so far", ["time a token", "with a cache of just that", "overhead", "floor"])
+    table = _table(
+        "tokens so far", ["time a token", "cache of full length", "cache of just that", "overhead", "floor"]
+    )
     for row in rows:
-        times = (seconds(time) for time in (row.seconds, row.exact))
+        times = (seconds(time) for time in (row.seconds, row.fixed, row.exact))
         table.add_row(str(row.length), *times, percent(row.overhead), seconds(row.floor))
     return table
 
