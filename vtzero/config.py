@@ -42,7 +42,7 @@ class RunConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     gradient_checkpointing: bool = True
     gradient_checkpointing_policy: Literal["full", "dots"] = "full"
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention: Literal["auto", "xla", "blocked", "cudnn", "splash"] = "auto"
     freeze: tuple[str, ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

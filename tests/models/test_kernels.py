@@ -13,15 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtzero.models.attention import choose_kernel, cudnn, prompt_attention, splash, xla
+from vtzero.models.attention import blocked, choose_kernel, cudnn, prompt_attention, splash, xla
 
-# cuDNN's form with jax's own einsums in the place of cuDNN; splash in Pallas's interpreter.
-OPTIONS = {"xla": {}, "cudnn": {"implementation": "xla"}, "splash": {"interpret": True}}
+# cuDNN's form with jax's own einsums in the place of cuDNN; splash in Pallas's interpreter; blocks of a few
+# queries, even where the einsums would take all.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "xla": {},
+    "blocked": {"whole": 0, "block": 60},
+    "cudnn": {"implementation": "xla"},
+    "splash": {"interpret": True},
+}
 
 
 def kernel(name: str, form: str) -> Callable:
     """The named kernel's form of an attention, as it can run on a CPU."""
-    return partial(getattr({"xla": xla, "cudnn": cudnn, "splash": splash}[name], form), **OPTIONS[name])
+    return partial(
+        getattr({"xla": xla, "blocked": blocked, "cudnn": cudnn, "splash": splash}[name], form),
+        **OPTIONS[name],
+    )
 
 
 @pytest.fixture(name="rng")
@@ -162,12 +171,12 @@ def check_group(rng: np.random.Generator, group: Group, names: tuple[str, ...]) 
 def test_groups_equal_the_plain_einsum(rng, heads, kv_heads):
     """The last prompt is all padding: its completions see themselves alone."""
     group = draw_group(rng, heads=heads, kv_heads=kv_heads)
-    check_group(rng, group, ("xla", "cudnn", "splash"))
+    check_group(rng, group, ("xla", "blocked", "cudnn", "splash"))
 
 
 def test_packed_rows_equal_the_plain_einsum(rng):
     group = draw_group(rng, packed=True)
-    check_group(rng, group, ("xla", "cudnn"))
+    check_group(rng, group, ("xla", "blocked", "cudnn"))
 
 
 def test_splash_over_several_blocks_of_each_part(rng):
@@ -230,7 +239,10 @@ def test_marks_of_segments_lose_nothing_in_bfloat16(rng):
 @pytest.mark.parametrize(
     ("kernel", "platform", "dtype", "chosen"),
     [
-        ("auto", "cpu", jnp.bfloat16, "xla"),
+        ("auto", "cpu", jnp.bfloat16, "blocked"),
+        ("auto", "cpu", jnp.float32, "blocked"),
+        ("xla", "cpu", jnp.float32, "xla"),
+        ("blocked", "cpu", jnp.float32, "blocked"),
         ("auto", "gpu", jnp.bfloat16, "cudnn"),
         ("auto", "gpu", jnp.float16, "cudnn"),
         ("auto", "gpu", jnp.float32, "xla"),
@@ -249,8 +261,9 @@ def test_choice_of_kernel(kernel, platform, dtype, chosen):
     [
         ("cudnn", "cpu", "'cudnn' needs bfloat16 or float16 on an NVIDIA GPU, and this is float32 on cpu"),
         ("cudnn", "gpu", "'cudnn' needs bfloat16 or float16 on an NVIDIA GPU, and this is float32 on gpu"),
+        ("blocked", "gpu", "'blocked' needs a CPU, and this is float32 on gpu: choose 'xla' or 'auto'"),
         ("splash", "gpu", "'splash' needs a TPU, and this is float32 on gpu: choose 'xla' or 'auto'"),
-        ("flash", "tpu", "'flash' is no kernel: choose auto, xla, cudnn, splash"),
+        ("flash", "tpu", "'flash' is no kernel: choose auto, xla, blocked, cudnn, splash"),
     ],
 )
 def test_a_kernel_that_cannot_run_is_refused(kernel, platform, message):

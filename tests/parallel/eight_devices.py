@@ -15,7 +15,7 @@ from models.torch_twin import collate, random_sample, torch_twin, twin_config, v
 
 from vtzero.grpo.objectives import ObjectiveSettings, loss_weights
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
-from vtzero.models.attention import cudnn, splash
+from vtzero.models.attention import blocked, cudnn, splash
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.sharding import batch_sharding, shard_batch, shard_params, state_sharding
@@ -217,6 +217,8 @@ def attention_inputs() -> tuple[Any, ...]:
 
 SEGMENTS = np.broadcast_to([1, 1, 2, 2, 2, 0], (BATCH, 2, 6))
 SHARED_KERNELS = {
+    "blocked": partial(blocked.group_attention, segments=None, whole=0, block=200),
+    "blocked, packed": partial(blocked.group_attention, segments=SEGMENTS, whole=0, block=200),
     "cudnn": partial(cudnn.group_attention, segments=None, implementation="xla"),
     "cudnn, packed": partial(cudnn.group_attention, segments=SEGMENTS, implementation="xla"),
     "splash": partial(splash.group_attention, segments=None, interpret=True),

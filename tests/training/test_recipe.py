@@ -90,9 +90,10 @@ def test_a_kernel_that_the_devices_cannot_run_is_named():
 
 
 def test_a_flash_kernel_holds_no_scores(monkeypatch):
-    """On a GPU in bfloat16 the same run counts a tenth of what the einsums hold, or less."""
+    """By blocks on a CPU or by cuDNN, the same run counts a tenth of what the einsums hold, or less."""
     long = replace(CONFIG, max_prompt_length=512, max_completion_length=704, dtype="bfloat16")
-    einsums = memory(long, sizes())["attention"]
+    einsums = memory(replace(long, attention="xla"), sizes())["attention"]
+    assert memory(long, sizes())["attention"] < einsums / 10
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert memory(long, sizes())["attention"] < einsums / 10
     assert memory(replace(long, attention="xla"), sizes())["attention"] == einsums

@@ -25,11 +25,12 @@ __all__ = [
     "shared_prompt_attention",
 ]
 
-Kernel = Literal["auto", "xla", "cudnn", "splash"]
+Kernel = Literal["auto", "xla", "blocked", "cudnn", "splash"]
 QKV = tuple[Array, Array, Array]
 """Queries (..., heads, head_dim); keys and values (..., kv_heads, head_dim), heads a multiple of kv_heads."""
 
-_NEEDS = {"cudnn": "bfloat16 or float16 on an NVIDIA GPU", "splash": "a TPU"}
+_FASTEST_FIRST: tuple[Kernel, ...] = ("splash", "cudnn", "blocked", "xla")
+_NEEDS = {"blocked": "a CPU", "cudnn": "bfloat16 or float16 on an NVIDIA GPU", "splash": "a TPU"}
 
 
 def image_attention(
@@ -82,13 +83,14 @@ def choose_kernel(kernel: Kernel, platform: str, dtype: DTypeLike) -> Kernel:
     """
     if kernel not in get_args(Kernel):
         raise ValueError(f"attention {kernel!r} is no kernel: choose {', '.join(get_args(Kernel))}")
-    can = {
+    can: dict[Kernel, bool] = {
         "xla": True,
+        "blocked": platform == "cpu",
         "cudnn": platform == "gpu" and jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16),
         "splash": platform == "tpu",
     }
     if kernel == "auto":
-        return "splash" if can["splash"] else "cudnn" if can["cudnn"] else "xla"
+        return next(name for name in _FASTEST_FIRST if can[name])
     if not can[kernel]:
         raise ValueError(
             f"attention {kernel!r} needs {_NEEDS[kernel]}, and this is {jnp.dtype(dtype)} on {platform}: "
