@@ -83,7 +83,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, "-m", "peers.workload", str(folder), str(options.image_size)]
     subprocess.run(command, check=True, env=os.environ | environment)
     arguments = {
-        "vtzero": ["--remat"] if options.remat else [],
+        "vtzero": ["--devices", str(options.cores)] + (["--remat"] if options.remat else []),
         "trl": ["--threads", str(options.cores), "--attention", options.attention],
     }
     sides = [options.only] if options.only else list(arguments)

@@ -27,7 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--devices", type=int, default=1)
     options = parser.parse_args()
+    # One a core: what XLA:CPU does in one thread, each device then does for its share of the batch.
+    jax.config.update("jax_num_cpu_devices", options.devices)
     turns = Turns()
     config = run_config(options.folder, remat=options.remat)
     setup, state = set_up(config, options.folder / "vtzero")
@@ -38,7 +41,7 @@ def main() -> None:
         settings={
             "jax": jax.__version__,
             "jaxlib": jaxlib.__version__,
-            "device": str(jax.devices()[0]),
+            "devices": str(jax.devices()),
             "dtype": config.dtype,
             "gradient_checkpointing": config.gradient_checkpointing,
             "logprob_chunk": config.logprob_chunk,
@@ -54,7 +57,8 @@ def run(turns: Turns, setup: Setup, state: TrainState) -> None:
     with jax.set_mesh(setup.mesh):
         for index in count(1):
             turns.wait()
-            state, report = method.step(state, index)
+            state, _ = method.step(state, index)
+            report = method.finish()
             jax.block_until_ready(state)
             turns.done(**figures(report.metrics if report else {}))
 
