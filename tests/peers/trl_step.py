@@ -5,21 +5,21 @@
     python tests/peers/trl_step.py --image-size 504 --steps 5 --json
 
 Both train the same Qwen2-VL (6 decoder layers of width 256, 4 vision layers of width 128, about 7 million
-parameters, random float32 weights in one Hugging Face folder) on the same drawn scenes: 4 prompts a step, 8
-answers each of exactly 64 tokens, beta 0.04, one update a rollout, AdamW, the same reward function. Stop
-ids and image tokens are banned from sampling on both sides, so that every answer has its full length; the
-lengths are read back from both sides' metrics and checked. Before the first step both score the same
-completions, and their prompt ids must be equal and their log-probabilities agree.
+parameters, random float32 weights in one Hugging Face folder) on the same drawn scenes: 4 prompts a step,
+8 answers each of exactly 64 tokens, beta 0.04, one update a rollout, AdamW, the same reward function.
+Stop ids and image tokens are banned from sampling on both sides, so that every answer has its full
+length; the lengths are read back from both sides' metrics and checked. Before the first step both score
+the same completions, and their prompt ids must be equal and their log-probabilities agree.
 
-Each side is a process of its own on the same cores. They take turns step by step, and the one whose turn it is
-not is stopped by signal (`turns.py`). A step is wall-clock time of everything a training loop does in one:
-reading questions and pictures, generation, rewards, reference log-probabilities, update. Neither side logs or
-saves. TRL gets the settings that are fastest on a CPU: one batch of 32, no accumulation, no gradient
-checkpointing, float32, the PIL image processor.
+Each side is a process of its own on the same cores. They take turns step by step, and the one whose turn
+it is not is stopped by signal (`turns.py`). A step is wall-clock time of everything a training loop does
+in one: reading questions and pictures, generation, rewards, reference log-probabilities, update. Neither
+side logs or saves. TRL gets the settings that are fastest on a CPU: one batch of 32, no accumulation, no
+gradient checkpointing, float32, the PIL image processor.
 
 A figure belongs to an idle machine. Another busy program slows both sides, but TRL many times more, as
-OpenMP's threads wait for each other by spinning: the ratio would flatter vtzero. So the cores that others took
-during the timed steps are measured too; above 0.05 a warning is printed.
+OpenMP's threads wait for each other by spinning: the ratio would flatter vtzero. So the cores that others
+took during the timed steps are measured too; above 0.05 a warning is printed.
 
 The first step of each side is reported apart (vtzero compiles in it), and so are `--warmup` further ones.
 """

@@ -1,7 +1,7 @@
 """Two programs that take turns: a worker runs one step when told to, and is stopped in between.
 
 Between its turns a worker's process is stopped by signal, with all its threads: no thread pool spins and no
-data are prepared while the other side is timed, and what a worker prepares ahead is paid for in its own turns.
+data are prepared while the other side is timed, and what a worker prepares ahead is paid for in its own turn.
 """
 
 import json

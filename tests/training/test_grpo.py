@@ -216,3 +216,29 @@ def test_a_reference_that_follows_needs_a_reference(tmp_path, changes):
     config = RunConfig(sync_ref_model=True, model=str(make_tiny_folder(tmp_path / "model")), **changes)
     with pytest.raises(ConfigError, match="sync_ref_model is true, but there is no reference model"):
         set_up(config, tmp_path)
+
+
+def test_frozen_vision_without_pictures_is_not_run(tmp_path):
+    """`max_images: 0` leaves no patches to see."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "What?", "answer": "left"}) + "\n")
+    config = RunConfig(
+        model=str(make_tiny_folder(tmp_path / "model", num_hidden_layers=1)),
+        data=(str(tmp_path / "rows.jsonl"),),
+        output_dir=str(tmp_path),
+        max_images=0,
+        prompts_per_step=1,
+        num_generations=2,
+        max_completion_length=4,
+        max_prompt_length=120,
+        freeze=FROZEN,
+        reward_funcs=("format_paper",),
+        beta=0.0,
+        max_steps=1,
+    )
+    setup, state = set_up(config, tmp_path)
+    with fast_compile():
+        method = GRPO(setup, None)
+    with jax.set_mesh(setup.mesh):
+        method.step(state, 1)
+        assert method.finish().metrics["completions/mean_length"] > 0
+    method.close()

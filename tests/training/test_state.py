@@ -25,6 +25,7 @@ from vtzero.training.state import (
     FROZEN_PARTS,
     TrainState,
     accumulate,
+    follow,
     make_reference_sync,
     make_update,
     new_state,
@@ -280,7 +281,7 @@ def test_a_reference_follows_as_trls_does(alpha):
     old, new = ({"a": rng.normal(size=(3, 4)), "b": rng.normal(size=5)} for _ in range(2))
     old, new = jax.tree.map(np.float32, (old, new))
     state = TrainState(jnp.int32(7), jax.tree.map(jnp.asarray, new), {}, {}, jax.tree.map(jnp.asarray, old))
-    moved = make_reference_sync(alpha)(state)
+    moved = follow(make_reference_sync(alpha), state)
     for name, before in old.items():
         expected = torch.tensor(before).mul_(1.0 - alpha).add_(torch.tensor(new[name]), alpha=alpha)
         np.testing.assert_allclose(moved.reference[name], expected, rtol=1e-6, atol=1e-7)
@@ -299,7 +300,7 @@ def test_an_update_carries_the_reference_along(model, rollout):
     state, _ = update(state, rollout, rollout.mask.sum())
     jax.tree.map(np.testing.assert_array_equal, state.reference, start)
     assert min(distances(state.trainable, start).values()) > 1e-5
-    followed = make_reference_sync(1.0)(state)
+    followed = follow(make_reference_sync(1.0), state)
     jax.tree.map(np.testing.assert_array_equal, followed.reference, state.trainable)
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +17,8 @@ _FROM_CACHE = "/jax/compilation_cache/cache_hits"
 def keep_programs() -> Path | None:
     """Keep compiled programs on disk, by default in ~/.cache/vtzero/programs; returns the folder.
 
-    A program is found again when code, shapes, versions and device are the same. JAX's own variables decide
+    A program that took a second or more to compile is found again when code, shapes, versions and device are
+    the same. Nothing is ever deleted there. JAX's own variables decide
     otherwise: JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
     """
     settings: Any = jax.config
@@ -59,19 +61,19 @@ COMPILATIONS = Compilations()
 def compile_all(
     programs: Mapping[str, Callable[[], Any]], progress: Callable[[str, int, int, float], None]
 ) -> dict[str, Any]:
-    """Compile every declared program (`Program.declare`), several at a time; the programs by name.
+    """Compile every declared program (`Program.declare`), on CPU several at a time; the programs by name.
 
     `progress` is told a name, how many are done, of how many, and the seconds that the name took.
     """
-    done = 0
+    done = count(1)
 
     def one(name: str) -> Any:
-        nonlocal done
         start = perf_counter()
         program = programs[name]()
-        done += 1
-        progress(name, done, len(programs), perf_counter() - start)
+        progress(name, next(done), len(programs), perf_counter() - start)
         return program
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    # On an accelerator XLA tries out kernels as it compiles: two at once would measure each other.
+    workers = min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    with ThreadPoolExecutor(max_workers=workers) as pool:
         return dict(zip(programs, pool.map(one, programs), strict=True))

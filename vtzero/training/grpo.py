@@ -1,7 +1,9 @@
 """GRPO as a method of the loop: draw prompts, sample groups, score them, update."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -20,11 +22,11 @@ from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, scor
 from vtzero.rewards.text import aha_words
 from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
-from vtzero.training.method import Clock, FailedReward, StepReport
+from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
 from vtzero.training.phases import Phases, Weighed, policy_logps
-from vtzero.training.setup import Setup, compute_dtype, training_source
-from vtzero.training.state import TrainState, make_reference_sync
+from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
+from vtzero.training.state import TrainState, follow, make_reference_sync
 from vtzero.training.throughput import throughput_metrics
 
 
@@ -58,6 +60,7 @@ class Begun:
     values: dict[str, jax.Array]
     metrics: dict[str, float]
     clock: Clock
+    ended: Future[float]
 
 
 class GRPO:
@@ -78,11 +81,15 @@ class GRPO:
         )
         self._phases = Phases(setup)
         self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
+        self._rates = learning_rates(setup)
+        self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
         self._limits = run_limits(compute_dtype(config.dtype))
         self._begun: Begun | None = None
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
-        return self._phases.declare(state, self._reference_of(state))
+        yield from self._phases.declare(state, self._reference_of(state))
+        if state.reference is not None:
+            yield "reference sync", self._sync.declare(state.reference, state.trainable)
 
     def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
         """Draw, sample, score, update. Rewards are computed while the devices score."""
@@ -90,8 +97,9 @@ class GRPO:
         batch = self._pipeline.next_batch(self._config.prompts_per_step)
         arrays = phases.see(state, shard_batch(batch.arrays, self._setup.mesh))
         completions = phases.draw(state, arrays, index)
-        clock.lap("data")
+        asked = perf_counter()
         report = self._finish(clock)
+        clock.lap("data", at=asked)
         drawn = Drawn(*jax.device_get((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
         packing = phases.pack(drawn.lengths)
@@ -112,12 +120,13 @@ class GRPO:
             ref_logps=reference,
             packing=packing,
         )
-        metrics = {"learning_rate": float(self._setup.schedule(self._updates_before(index)))}
+        metrics = {"learning_rate": float(self._rates[(index - 1) * self._config.num_iterations])}
         state, values = self._iterate(state, rollout, weighed)
         if state.reference is not None:
             state, metrics["ref_syncs"] = self._follow(state, index)
         metrics["packing"] = self._computed(packing)
-        self._begun = Begun(index, batch, drawn, scored, weighed, values, metrics, clock)
+        ended = self._waiter.submit(when_ready, values)
+        self._begun = Begun(index, batch, drawn, scored, weighed, values, metrics, clock, ended)
         return state, report
 
     def finish(self) -> StepReport | None:
@@ -128,13 +137,9 @@ class GRPO:
         if self._begun is None:
             return None
         begun, self._begun = self._begun, None
-        jax.block_until_ready(begun.values)
-        begun.clock.lap("update_actor")
-        clock.go_on_from(begun.clock)
+        begun.clock.lap("update_actor", at=begun.ended.result())
+        clock.go_on_from(begun.ended.result())
         return self._report(begun)
-
-    def _updates_before(self, index: int) -> int:
-        return (index - 1) * self._config.num_iterations
 
     def _computed(self, packing: Packing | None) -> float:
         """The share of the grid's slots that the update computes."""
@@ -154,11 +159,12 @@ class GRPO:
 
     def close(self) -> None:
         self._pipeline.close()
+        self._waiter.shutdown()
 
     def _follow(self, state: TrainState, index: int) -> tuple[TrainState, float]:
         """Move the reference after every `ref_model_sync_steps` steps; and how often it has moved by now."""
         moved, rest = divmod(index, self._config.ref_model_sync_steps)
-        return (state if rest else self._sync(state)), float(moved)
+        return (state if rest else follow(self._sync, state)), float(moved)
 
     def _rewards(self, prompts: Sequence[PreparedPrompt], drawn: Drawn) -> Scored:
         """Score the text of every completion; columns repeat each prompt's for its group."""
@@ -214,8 +220,9 @@ class GRPO:
     def _report(self, begun: Begun) -> StepReport:
         batch, scored, drawn, clock = begun.batch, begun.scored, begun.drawn, begun.clock
         lengths, terminated = drawn.lengths, drawn.terminated
-        values, weighed = jax.device_get((begun.values, begun.weighed))
-        metrics = {name: float(value) for name, value in (values | weighed.statistics).items()}
+        weighed = begun.weighed
+        values, advantages = jax.device_get((begun.values | weighed.statistics, weighed.advantages))
+        metrics = {name: float(value) for name, value in values.items()}
         metrics |= begun.metrics
         names = [function.name for function in self._functions]
         metrics |= reward_metrics(names, scored.rewards.per_function)
@@ -228,15 +235,15 @@ class GRPO:
         metrics["rejected_samples"] = float(len(batch.rejected))
         metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
         metrics["reward_failures"] = float(len(scored.rewards.failures))
-        advantages = weighed.advantages.reshape(-1)
         logged = self._config.log_completions and self._is_logged(begun.index)
-        rows = self._rows(batch.prompts, scored, names, advantages) if logged else []
+        rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
         failures = [self._failed(failure, batch.prompts) for failure in scored.rewards.failures]
         return StepReport(begun.index, metrics, rows, batch.rejected, failures)
 
     def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
         config, model = self._config, self._setup.processor.config
         lengths = lengths_of(begun.batch.prompts, begun.drawn.lengths)
+        updated = replace(lengths, images=()) if self._phases.sees_once else lengths
         itemsize = compute_dtype(config.dtype).itemsize
         read = costs.prefill_bytes(model, lengths, itemsize) + costs.decode_bytes(model, lengths, itemsize)
         return throughput_metrics(
@@ -244,7 +251,7 @@ class GRPO:
             devices=self._setup.mesh.size,
             tokens=tokens,
             seconds=metrics["timing_s/step"],
-            update_flops=config.num_iterations * costs.update(model, lengths, config.freeze),
+            update_flops=config.num_iterations * costs.update(model, updated, config.freeze),
             update_seconds=metrics["timing_s/update_actor"],
             gen_bytes=read,
             gen_seconds=metrics["timing_s/gen"],

@@ -100,6 +100,7 @@ class _Run:
         self._method = _method(config, self._setup, folder)
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
         self._start, self._totals = 0, _Totals()
+        self._compiled: dict[int, dict[str, float]] = {}
         self._resume()
         self._metrics = MetricsLog(folder, tensorboard=config.tensorboard, resume_step=self._start)
         self._rejected = RejectedLog(folder, resume_step=self._start)
@@ -132,6 +133,7 @@ class _Run:
         """Make every program of the steps before the first, so that no step waits for one."""
         if self._start < self._config.max_steps:
             compile_all(dict(self._method.declare(self._state)), self._progress.compiled)
+            COMPILATIONS.metrics()  # what the steps are charged with is compiled from here on
 
     def _resume(self) -> None:
         latest = self._checkpoints.latest_step()
@@ -148,9 +150,11 @@ class _Run:
     def _step(self, index: int) -> None:
         config = self._config
         self._state, report = self._method.step(self._state, index)
+        self._compiled[index] = COMPILATIONS.metrics()
         self._record(report)
         last = index == config.max_steps
-        evaluates, saves = index % config.eval_steps == 0 or last, index % config.save_steps == 0 or last
+        evaluates = self._evaluation is not None and (index % config.eval_steps == 0 or last)
+        saves = index % config.save_steps == 0 or last
         if evaluates or saves:
             self._record(self._method.finish())  # looked at before the state is saved or used
         if evaluates:
@@ -164,6 +168,7 @@ class _Run:
             return
         index, config = report.index, self._config
         _check_finite(index, report.metrics)
+        report.metrics.update(self._compiled.pop(index))
         self._totals.add(report.metrics)
         if index % config.logging_steps == 0 or index == config.max_steps:
             self._log(index, report)
@@ -171,7 +176,7 @@ class _Run:
         self._progress.step(index, report.metrics)
 
     def _log(self, index: int, report: StepReport) -> None:
-        self._metrics.write(index, report.metrics | COMPILATIONS.metrics() | memory_metrics())
+        self._metrics.write(index, report.metrics | memory_metrics())
         if self._config.log_completions and report.completions:
             write_completions(self._folder, index, report.completions)
 

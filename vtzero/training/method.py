@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
+import jax
+
 from vtzero.data.example import Rejected
 from vtzero.training.completions import CompletionRow
 from vtzero.training.state import TrainState
@@ -60,22 +62,32 @@ class Method(Protocol):
         """Stop whatever prepares ahead."""
 
 
+def when_ready(values: Any) -> float:
+    """Wait for arrays, and the moment (`perf_counter`) at which they were there."""
+    jax.block_until_ready(values)
+    return perf_counter()
+
+
 class Clock:
-    """Seconds of each phase of a step, under verl's names (`timing_s/gen`, …)."""
+    """Seconds of each phase of a step, under verl's names (`timing_s/gen`, …).
+
+    A step begins when the update before it has ended, so that the steps add up to the time that passed: what
+    the host does while the devices work counts for nothing.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = perf_counter()
 
-    def lap(self, phase: str) -> None:
-        """Count the time since the last lap towards `phase`."""
-        now = perf_counter()
+    def lap(self, phase: str, at: float | None = None) -> None:
+        """Count the time since the last lap, until now or the moment `at`, towards `phase`."""
+        now = perf_counter() if at is None else max(at, self._last)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
 
-    def go_on_from(self, other: "Clock") -> None:
-        """Count from where `other` ended, if that is later: the devices were busy until then."""
-        self._last = max(self._last, other._last)
+    def go_on_from(self, moment: float) -> None:
+        """Count from this moment on, if it is later: what came before counts towards another step."""
+        self._last = max(self._last, moment)
 
     def metrics(self) -> dict[str, float]:
         """`timing_s/PHASE` of each phase, and `timing_s/step`, their sum."""

@@ -58,7 +58,8 @@ class Phases:
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._parameters = sampling_parameters(config, setup.banned_ids)
         self.layouts = _worth_compiling(config) if config.packing and _can_pack(config) else ()
-        self._see = Program(self._features, out_shardings=self._rows) if _sees_once(config) else None
+        self.sees_once = _sees_once(config) and setup.buckets.patches > 0
+        self._see = Program(self._features, out_shardings=self._rows) if self.sees_once else None
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
         self._weigh = Program(
             self._weighed,
@@ -179,7 +180,8 @@ class Phases:
         if self._update is None:
             shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
             candidates = possible_parts(self._config.prompts_per_step, shards)
-            beside = bytes_on_a_device(reference)
+            # A reference that moves is a part of the state, and so counted already.
+            beside = bytes_on_a_device(reference) if arguments[0].reference is None else 0
             _, self._update = fewest_parts(self._make_update, candidates, arguments, beside=beside)
         return self._update
 

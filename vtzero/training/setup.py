@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -137,6 +138,14 @@ def scheduled_updates(config: RunConfig) -> int:
     """Over how many updates the learning rate is scheduled."""
     steps = config.max_steps if config.lr_schedule_steps is None else config.lr_schedule_steps
     return steps * (config.num_iterations if config.method == "grpo" else 1)
+
+
+def learning_rates(setup: Setup) -> np.ndarray:
+    """The learning rate of each update, on the host: a number asked of the device would wait for its work."""
+    updates = jnp.arange(
+        scheduled_updates(setup.config) + setup.config.max_steps * setup.config.num_iterations
+    )
+    return np.asarray(jax.vmap(setup.schedule)(updates))
 
 
 def training_source(config: RunConfig) -> Selected | Mixture:

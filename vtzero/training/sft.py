@@ -1,8 +1,10 @@
 """Supervised fine-tuning as a method of the loop."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import jax
@@ -14,9 +16,9 @@ from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch
 from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
-from vtzero.training.method import Clock, StepReport
+from vtzero.training.method import Clock, StepReport, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
-from vtzero.training.setup import Setup, training_source
+from vtzero.training.setup import Setup, learning_rates, training_source
 from vtzero.training.state import TrainState, make_update
 
 DOCUMENTS = "scene_documents"
@@ -29,8 +31,8 @@ class Begun:
     index: int
     batch: SupervisedBatch
     values: dict[str, jax.Array]
-    rate: float
     clock: Clock
+    ended: Future[float]
 
 
 class SFT:
@@ -40,24 +42,27 @@ class SFT:
         config = setup.config
         self._setup = setup
         self._stream = open_stream(setup)
+        self._rates = learning_rates(setup)
+        self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
         self._begun: Begun | None = None
         parts = config.gradient_accumulation_steps
         self._update = self._make_update(parts) if parts else None
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
-        return iter(())  # one program, compiled by the first step
+        return iter(())  # the first batch of each shape compiles its program
 
     def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
         batch = self._stream.next_batch()
         targets = shard_batch(self._targets(batch), self._setup.mesh)
-        rate = float(self._setup.schedule(index - 1))
-        clock.lap("data")
-        report = self._finish(clock)
         arguments = (state, targets, count_tokens(targets))
         state, values = self._chosen_update(arguments)(*arguments)
-        self._begun = Begun(index, batch, values, rate, clock)
+        asked = perf_counter()
+        report = self._finish(clock)
+        clock.lap("data", at=asked)
+        ended = self._waiter.submit(when_ready, values)
+        self._begun = Begun(index, batch, values, clock, ended)
         return state, report
 
     def _make_update(self, parts: int) -> Program:
@@ -81,11 +86,11 @@ class SFT:
         if self._begun is None:
             return None
         begun, self._begun = self._begun, None
+        begun.clock.lap("update_actor", at=begun.ended.result())
+        clock.go_on_from(begun.ended.result())
         values = jax.device_get(begun.values)
-        begun.clock.lap("update_actor")
-        clock.go_on_from(begun.clock)
         metrics = {name: float(value) for name, value in values.items()}
-        metrics |= {"learning_rate": begun.rate} | begun.clock.metrics()
+        metrics |= {"learning_rate": float(self._rates[begun.index - 1])} | begun.clock.metrics()
         batch = begun.batch
         metrics["num_tokens"] = float(batch.mask.sum() + np.asarray(batch.prompts.mask).sum())
         metrics["perf/throughput"] = metrics["num_tokens"] / metrics["timing_s/step"] / self._setup.mesh.size
@@ -108,6 +113,7 @@ class SFT:
 
     def close(self) -> None:
         self._stream.close()
+        self._waiter.shutdown()
 
 
 def open_stream(setup: Setup) -> SupervisedStream:

@@ -86,10 +86,8 @@ def new_state(
     return TrainState(jnp.int32(0), trainable, frozen, optimizer.init(trainable), reference)
 
 
-def make_reference_sync(
-    alpha: float, shardings: TrainState | None = None
-) -> Callable[[TrainState], TrainState]:
-    """`sync(state)`, which moves the reference: reference <- alpha policy + (1 - alpha) reference.
+def make_reference_sync(alpha: float, shardings: TrainState | None = None) -> Program:
+    """`sync(reference, policy)`, the moved reference: alpha policy + (1 - alpha) reference.
 
     With `alpha` 1 it becomes the policy. The memory of the old reference is taken over. Source: TRL
     `SyncRefModelCallback`.
@@ -99,8 +97,12 @@ def make_reference_sync(
         return jax.tree.map(lambda old, new: (1 - alpha) * old + alpha * new, reference, policy)
 
     where = None if shardings is None else shardings.reference
-    jitted = jax.jit(mix, donate_argnums=0, out_shardings=where)
-    return lambda state: replace(state, reference=jitted(state.reference, state.trainable))
+    return Program(mix, donate_argnums=0, out_shardings=where)
+
+
+def follow(sync: Program, state: TrainState) -> TrainState:
+    """The state with its reference moved by `make_reference_sync`'s program."""
+    return replace(state, reference=sync(state.reference, state.trainable))
 
 
 def make_update(
