@@ -63,7 +63,7 @@ class RunConfig:
     num_generations: int = 8
     gradient_accumulation_steps: int = 1
     num_iterations: int = 1
-    packing: bool = True
+    packing: bool = False
 
     # Sampling
     max_completion_length: int = 700

@@ -49,6 +49,7 @@ def metrics(tmp_path_factory):
         max_steps=STEPS,
         prompts_per_step=2,
         num_generations=8,
+        packing=True,
         max_completion_length=32,
         max_prompt_length=160,
         learning_rate=2e-3,
