@@ -90,11 +90,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--attention", required=True)
+    parser.add_argument("--checkpointing", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     turns, phases = Turns(), Phases()
     hold = StepByTurns(turns, phases)
-    hold.trainer = trainer = make_trainer(options.folder, options.attention, hold)
+    hold.trainer = trainer = make_trainer(options, hold)
     write_check(options.folder, trainer)
     phases.taken()
     arguments = trainer.args
@@ -114,14 +115,15 @@ def main() -> None:
     trainer.train()
 
 
-def make_trainer(folder: Path, attention: str, hold: StepByTurns) -> GRPOTrainer:
+def make_trainer(options: argparse.Namespace, hold: StepByTurns) -> GRPOTrainer:
     """TRL as fast as its settings make it on a CPU: everything in one batch, nothing computed again."""
+    folder = options.folder
     arguments = GRPOConfig(
         output_dir=str(folder / "trl"),
-        model_init_kwargs={"attn_implementation": attention, "dtype": "float32"},
+        model_init_kwargs={"attn_implementation": options.attention, "dtype": "float32"},
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        gradient_checkpointing=options.checkpointing,
         per_device_train_batch_size=workload.PROMPTS * workload.GROUP,
         gradient_accumulation_steps=1,
         num_generations=workload.GROUP,

@@ -57,6 +57,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2, help="steps before them, the first included")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--attention", choices=("sdpa", "eager"), default="sdpa", help="TRL's attention")
+    parser.add_argument(
+        "--trl-checkpointing", action="store_true", help="gradient checkpointing for TRL, its default"
+    )
     parser.add_argument("--remat", action="store_true", help="gradient checkpointing for vtzero")
     parser.add_argument("--only", choices=("vtzero", "trl"), help="one side alone")
     parser.add_argument("--json", action="store_true", help="the figures as one object on the last line")
@@ -84,7 +87,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     subprocess.run(command, check=True, env=os.environ | environment)
     arguments = {
         "vtzero": ["--devices", str(options.cores)] + (["--remat"] if options.remat else []),
-        "trl": ["--threads", str(options.cores), "--attention", options.attention],
+        "trl": ["--threads", str(options.cores), "--attention", options.attention]
+        + (["--checkpointing"] if options.trl_checkpointing else []),
     }
     sides = [options.only] if options.only else list(arguments)
     workers: dict[str, Worker] = {}

@@ -339,9 +339,9 @@ def test_a_cache_that_grows_draws_what_one_of_full_length_draws(model, samples, 
 
 
 def test_the_cache_doubles_from_64_slots_and_ends_at_the_longest():
-    assert growing_lengths(700) == (64, 128, 256, 512, 700)
-    assert growing_lengths(1024) == (64, 128, 256, 512, 1024)
-    assert growing_lengths(72) == (72,)
+    assert growing_lengths(700) == (32, 64, 128, 192, 256, 384, 512, 700)
+    assert growing_lengths(1024) == (32, 64, 128, 192, 256, 384, 512, 768, 1024)
+    assert growing_lengths(72) == (32, 72)
     assert growing_lengths(8) == (8,)
 
 

@@ -13,9 +13,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from vtzero.models.attention.devices import target_platform
+
 Stack = tuple[int, ...]
 INITIALIZER_RANGE = 0.02
 UNROLLED_DEPTH = 6
+FEW_ROWS = 32
+"""Rows up to which XLA:CPU is faster with the weight as the left factor: a decoded token's gate, up and down
+projections (256 and 896 wide) take 155 us instead of 284 with 8 rows, 379 instead of 525 with 32."""
 
 Remat = Literal["none", "full", "dots"]
 """What the backward pass finds of each layer: everything; its input; its input and the results of its
@@ -35,11 +40,24 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((*stack, outputs))) if bias else None
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        # Rows in one axis: the weight's gradient then contracts one axis instead of three, which XLA:CPU
-        # computes 1.5 times faster.
-        rows = jnp.einsum("ri,oi->ro", x.reshape(-1, x.shape[-1]), self.weight[...].astype(x.dtype))
-        y = rows.reshape(*x.shape[:-1], -1)
+        y = times_weight(x, self.weight[...].astype(x.dtype), x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def times_weight(
+    x: Float[Array, "*batch inputs"], weight: Float[Array, "outputs inputs"], dtype: jnp.dtype
+) -> Float[Array, "*batch outputs"]:
+    """x W^T with sums in `dtype`."""
+    # Rows in one axis: the weight's gradient then contracts one axis instead of three, which XLA:CPU
+    # computes 1.5 times faster.
+    rows = x.reshape(-1, x.shape[-1])
+    if target_platform() == "cpu" and len(rows) <= FEW_ROWS:
+        columns = jnp.einsum("oi,ri->or", weight, rows, preferred_element_type=dtype)
+        # Without the barrier, XLA makes this the product below.
+        y = jax.lax.optimization_barrier(columns).T
+    else:
+        y = jnp.einsum("ri,oi->ro", rows, weight, preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.Module):

@@ -20,7 +20,7 @@ from vtzero.sampling.parameters import SamplingParameters
 
 LogProbabilities = Literal["none", "policy", "all"]
 
-FIRST_CACHE_LENGTH = 64
+FIRST_CACHE_LENGTH = 32
 
 
 @jax.tree_util.register_dataclass
@@ -80,15 +80,19 @@ class DecodeSettings:
 
 
 def growing_lengths(longest: int) -> tuple[int, ...]:
-    """64, 128, 256, … and `longest`: a token then reads at most twice the slots that are in use.
+    """32, 64, 128, 192, 256, 384, 512, 768, … and `longest`.
 
-    Each length is a loop of its own in the program, so a step that would add less than a quarter is left out.
+    From 128 on, a token reads at most half as many slots again as are in use, a fifth on average. Each length
+    is a loop of its own in the program, so a step that would add less than a quarter is left out: on a CPU a
+    loop of 4 layers takes 0.35 s to compile.
     """
     lengths: list[int] = []
     length = FIRST_CACHE_LENGTH
     while length * 1.25 <= longest:
         lengths.append(length)
-        length *= 2
+        # Powers of two, and from 128 on what lies half way between.
+        power = 2 ** (length.bit_length() - 1)
+        length = 2 * power if power != length or length < 128 else 3 * power // 2
     return (*lengths, longest)
 
 

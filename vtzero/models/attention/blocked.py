@@ -47,7 +47,7 @@ def image_attention(
         return xla.image_attention(query, key, value, segments)
 
     def local(query: Array, key: Array, value: Array, segments: Array) -> Array:
-        rows = _sequences(query, key, value, jnp.repeat(segments, query.shape[2], axis=0))
+        rows = _sequences(query, key, value, segments)
         return _from_sequences(_attended(rows, None, causal=False, block=block), query)
 
     return over_devices(local, (query, key, value, segments), query)
@@ -100,12 +100,15 @@ def group_attention(
 
 
 class _Rows(NamedTuple):
-    """Rows that see themselves, in sets that share a prompt; `heads` are those that read one key head."""
+    """Rows that see themselves, in sets that share a prompt; `heads` are those that read one key head.
+
+    `segments` has one row where all rows of a set have the same.
+    """
 
     query: Float[Array, "sets rows heads length head_dim"]
     key: Float[Array, "sets rows length head_dim"]
     value: Float[Array, "sets rows length head_dim"]
-    segments: Int[Array, "sets rows length"] | None
+    segments: Int[Array, "sets #rows length"] | None
 
 
 class _Shared(NamedTuple):
@@ -117,13 +120,13 @@ class _Shared(NamedTuple):
 
 
 def _sequences(query: Array, key: Array, value: Array, segments: Array | None) -> _Rows:
-    """One set whose rows are the samples' key heads."""
+    """A set for each sample, whose rows are its key heads."""
     batch, length, heads, head_dim = query.shape
     kv_heads = key.shape[2]
     grouped = _scaled(query).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
-    grouped = grouped.transpose(0, 2, 3, 1, 4).reshape(1, batch * kv_heads, -1, length, head_dim)
-    key, value = (_float32(x).swapaxes(1, 2).reshape(1, -1, length, head_dim) for x in (key, value))
-    return _Rows(grouped, key, value, None if segments is None else segments[None])
+    grouped = grouped.transpose(0, 2, 3, 1, 4)
+    key, value = (_float32(x).swapaxes(1, 2) for x in (key, value))
+    return _Rows(grouped, key, value, None if segments is None else segments[:, None])
 
 
 def _from_sequences(attended: Array, query: Array) -> Array:
@@ -193,7 +196,10 @@ def _forward(plan: _Plan, rows: _Rows, shared: _Shared | None) -> tuple[Array, A
 
     def of_set(operands: tuple[_Rows, _Shared | None]) -> tuple[Array, Array]:
         rows, shared = operands
-        return _joined(jax.lax.map(lambda some: _rows_forward(plan, some, shared), _split(plan, rows)))
+        rows, common = _without_common(rows)
+        return _joined(
+            jax.lax.map(lambda some: _rows_forward(plan, _with(common, some), shared), _split(plan, rows))
+        )
 
     return jax.lax.map(of_set, (rows, shared))
 
@@ -208,9 +214,10 @@ def _backward(plan: _Plan, residuals: Any, gradient: Array) -> tuple[_Rows, _Sha
 
     def of_set(operands: Any) -> Any:
         rows, shared, *rest = operands
+        rows, common = _without_common(rows)
 
         def step(total: Any, some: Any) -> Any:
-            own, of_shared = _rows_backward(plan, some[0], shared, *some[1:])
+            own, of_shared = _rows_backward(plan, _with(common, some[0]), shared, *some[1:])
             return jax.tree.map(jnp.add, total, of_shared), own
 
         zeros = () if shared is None else (jnp.zeros_like(shared.key), jnp.zeros_like(shared.value))
@@ -224,6 +231,21 @@ def _backward(plan: _Plan, residuals: Any, gradient: Array) -> tuple[_Rows, _Sha
 
 
 _attend.defvjp(_with_residuals, _backward)
+
+
+def _without_common(rows: _Rows) -> tuple[_Rows, Array | None]:
+    """Segments that all rows have lie outside the loop over these.
+
+    XLA:CPU compares segments in the loop that takes the exponentials, and does not vectorise that loop where
+    it finds its row of segments in an array of many: 2.7 ns a score, against 0.5 ns.
+    """
+    if rows.segments is None or rows.segments.shape[0] == rows.query.shape[0]:
+        return rows, None
+    return rows._replace(segments=None), rows.segments
+
+
+def _with(common: Array | None, rows: _Rows) -> _Rows:
+    return rows if common is None else rows._replace(segments=common)
 
 
 def _split(plan: _Plan, rows: Any) -> Any:

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.models.attention import Kernel
-from vtzero.models.layers import Linear, Remat
+from vtzero.models.layers import Linear, Remat, times_weight
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
@@ -104,7 +104,7 @@ class Qwen2VL(nnx.Module):
         `head` is the model's own in another dtype, for a loop that would convert it for every token.
         """
         weight = (self.head if head is None else head).astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, weight, preferred_element_type=jnp.float32)
+        return times_weight(hidden, weight, jnp.float32)
 
 
 def _steps(segments: Int[Array, "*batch length"]) -> Int[Array, "*batch length"]:
