@@ -12,8 +12,10 @@ from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 
 from vtzero.config import RunConfig
+from vtzero.data.supervised import FIRST_CYCLE
 from vtzero.training.loop import train
 from vtzero.training.metrics import read_metrics
+from vtzero.training.setup import TINY_BASE
 
 STEPS = 50
 
@@ -98,3 +100,21 @@ def test_a_second_process_reads_its_programs_from_disk(tmp_path):
     assert [lines[0] for lines in printed] == [folder, folder]
     assert int(printed[0][1]) == 0
     assert int(printed[1][1]) > 0
+
+
+def test_each_shape_of_the_documents_is_compiled_before_the_first_step(tmp_path):
+    config = RunConfig(
+        method="sft",
+        model=TINY_BASE,
+        output_dir=str(tmp_path / "run"),
+        data=("scene_documents",),
+        prompts_per_step=2,
+        max_steps=len(FIRST_CYCLE),
+        completion_only_loss=False,
+        eval_data=None,
+        tensorboard=False,
+    )
+    with fast_compile():
+        train(config, quiet=True)
+    metrics = read_metrics(tmp_path / "run")
+    assert [step["step"] for step in metrics[1:] if step["compile/count"]] == []

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from vtzero.data.batches import Buckets, collate
+from vtzero.data.batches import Buckets, blank_prompts, collate
 from vtzero.data.example import Example, Rejected
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.processor import PreparedPrompt, Processor
@@ -41,6 +41,9 @@ class SupervisedStream(Protocol):
 
     def next_batch(self) -> SupervisedBatch:
         """The next batch."""
+
+    def blank_batches(self) -> Mapping[str, SupervisedBatch]:
+        """A batch of each shape that there will be, by name; nothing stands in it."""
 
     def get_state(self) -> Mapping[str, Any]:
         """Where the stream stands, in JSON's types."""
@@ -127,6 +130,9 @@ class AnswerStream:
         arrays = collate(prompts, self._buckets, self._processor.pad_id)
         return SupervisedBatch(arrays, ids, mask, rejected)
 
+    def blank_batches(self) -> Mapping[str, SupervisedBatch]:
+        return {"": _blank(self._processor, self._batch_size, self._buckets, 1, self._length)}
+
     def tokens(self, prompt: PreparedPrompt) -> list[int] | Rejected:
         """The target's token ids: the text, and its end.
 
@@ -204,6 +210,22 @@ class DocumentStream:
         self._next += 1
         return batch
 
+    def blank_batches(self) -> Mapping[str, SupervisedBatch]:
+        patches = len(self._row("caption", KINDS["caption"], 0, 0)[0].patches)
+        return {
+            name: _blank(
+                self._processor,
+                self._count(kind),
+                Buckets(kind.prompt_length, patches),
+                kind.group,
+                kind.target_length,
+            )
+            for name, kind in KINDS.items()
+        }
+
+    def _count(self, kind: Kind) -> int:
+        return int(kind.prompts * self._prompts_per_step)
+
     def get_state(self) -> Mapping[str, Any]:
         return {"next": self._next}
 
@@ -219,9 +241,7 @@ class DocumentStream:
         cycle = FIRST_CYCLE if first else LAST_CYCLE
         name = cycle[index % len(cycle)]
         kind = KINDS[name]
-        rows = [
-            self._row(name, kind, index, row) for row in range(int(kind.prompts * self._prompts_per_step))
-        ]
+        rows = [self._row(name, kind, index, row) for row in range(self._count(kind))]
         prompts, targets = [prompt for prompt, _ in rows], [texts for _, texts in rows]
         buckets = Buckets(kind.prompt_length, len(prompts[0].patches))
         ids, mask = encode_targets(self._processor, targets, kind.target_length)
@@ -237,6 +257,12 @@ class DocumentStream:
         if isinstance(prepared, Rejected):
             raise ValueError(f"{prepared.id}: {prepared.reason}")
         return prepared, [_text(name, draws, scene, question) for _ in range(kind.group)]
+
+
+def _blank(processor: Processor, batch: int, buckets: Buckets, group: int, length: int) -> SupervisedBatch:
+    prompts = blank_prompts(batch, buckets, processor.config.vision.patch_dim)
+    shape = (batch, group, length)
+    return SupervisedBatch(prompts, np.zeros(shape, np.int32), np.zeros(shape, bool), [])
 
 
 def corpus(template: PromptTemplate, count: int = 3000) -> list[str]:

@@ -85,6 +85,7 @@ class GRPO:
         self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
         self._limits = run_limits(compute_dtype(config.dtype))
         self._begun: Begun | None = None
+        self._ready: StepReport | None = None
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield from self._phases.declare(state, self._reference_of(state))
@@ -98,7 +99,7 @@ class GRPO:
         arrays = phases.see(state, shard_batch(batch.arrays, self._setup.mesh))
         completions = phases.draw(state, arrays, index)
         asked = perf_counter()
-        report = self._finish(clock)
+        self._ready = self._finish(clock)
         clock.lap("data", at=asked)
         drawn = Drawn(*jax.device_get((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
@@ -127,10 +128,14 @@ class GRPO:
         metrics["packing"] = self._computed(packing)
         ended = self._waiter.submit(when_ready, values)
         self._begun = Begun(index, batch, drawn, scored, weighed, values, metrics, clock, ended)
-        return state, report
+        return state, self._taken()
 
     def finish(self) -> StepReport | None:
-        return self._finish(Clock())
+        return self._taken() or self._finish(Clock())
+
+    def _taken(self) -> StepReport | None:
+        report, self._ready = self._ready, None
+        return report
 
     def _finish(self, clock: Clock) -> StepReport | None:
         """Wait for the update under way, from whose end `clock` goes on."""

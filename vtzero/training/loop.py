@@ -149,7 +149,11 @@ class _Run:
 
     def _step(self, index: int) -> None:
         config = self._config
-        self._state, report = self._method.step(self._state, index)
+        try:
+            self._state, report = self._method.step(self._state, index)
+        except Exception:
+            self._record(self._method.finish())  # the step before has done its work
+            raise
         self._compiled[index] = COMPILATIONS.metrics()
         self._record(report)
         last = index == config.max_steps

@@ -13,13 +13,16 @@ import numpy as np
 
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch, SupervisedStream
+from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
+from vtzero.training.ceilings import run_limits
 from vtzero.training.method import Clock, StepReport, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
-from vtzero.training.setup import Setup, learning_rates, training_source
+from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
 from vtzero.training.state import TrainState, make_update
+from vtzero.training.throughput import throughput_metrics
 
 DOCUMENTS = "scene_documents"
 
@@ -44,26 +47,36 @@ class SFT:
         self._stream = open_stream(setup)
         self._rates = learning_rates(setup)
         self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
+        self._limits = run_limits(compute_dtype(config.dtype))
         self._begun: Begun | None = None
+        self._ready: StepReport | None = None
         parts = config.gradient_accumulation_steps
         self._update = self._make_update(parts) if parts else None
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
-        return iter(())  # the first batch of each shape compiles its program
+        batches = self._stream.blank_batches()
+        # The largest decides how many micro-batches fit.
+        for name in sorted(batches, key=lambda name: _slots(batches[name]), reverse=True):
+            arguments = self._arguments(state, batches[name])
+            update = self._chosen_update(arguments)
+            yield f"update {name}".rstrip(), update.declare(*arguments)
 
     def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
         batch = self._stream.next_batch()
-        targets = shard_batch(self._targets(batch), self._setup.mesh)
-        arguments = (state, targets, count_tokens(targets))
+        arguments = self._arguments(state, batch)
         state, values = self._chosen_update(arguments)(*arguments)
         asked = perf_counter()
-        report = self._finish(clock)
+        self._ready = self._finish(clock)
         clock.lap("data", at=asked)
         ended = self._waiter.submit(when_ready, values)
         self._begun = Begun(index, batch, values, clock, ended)
-        return state, report
+        return state, self._taken()
+
+    def _arguments(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Targets, jax.Array]:
+        targets = shard_batch(self._targets(batch), self._setup.mesh)
+        return state, targets, count_tokens(targets)
 
     def _make_update(self, parts: int) -> Program:
         setup = self._setup
@@ -79,7 +92,11 @@ class SFT:
         return self._update
 
     def finish(self) -> StepReport | None:
-        return self._finish(Clock())
+        return self._taken() or self._finish(Clock())
+
+    def _taken(self) -> StepReport | None:
+        report, self._ready = self._ready, None
+        return report
 
     def _finish(self, clock: Clock) -> StepReport | None:
         """Wait for the update under way, from whose end `clock` goes on."""
@@ -93,9 +110,23 @@ class SFT:
         metrics |= {"learning_rate": float(self._rates[begun.index - 1])} | begun.clock.metrics()
         batch = begun.batch
         metrics["num_tokens"] = float(batch.mask.sum() + np.asarray(batch.prompts.mask).sum())
-        metrics["perf/throughput"] = metrics["num_tokens"] / metrics["timing_s/step"] / self._setup.mesh.size
+        metrics |= self._throughput(batch, metrics)
         metrics["rejected_samples"] = float(len(batch.rejected))
         return StepReport(begun.index, metrics, rejected=batch.rejected)
+
+    def _throughput(self, batch: SupervisedBatch, metrics: Mapping[str, float]) -> dict[str, float]:
+        config = self._setup.config
+        # Where prompts count too, the head reads more than `costs` knows of.
+        counted = config.completion_only_loss
+        model = self._setup.processor.config
+        return throughput_metrics(
+            self._limits,
+            devices=self._setup.mesh.size,
+            tokens=metrics["num_tokens"],
+            seconds=metrics["timing_s/step"],
+            update_flops=costs.update(model, lengths_of(batch), config.freeze) if counted else None,
+            update_seconds=metrics["timing_s/update_actor"],
+        )
 
     def _targets(self, batch: SupervisedBatch) -> Targets:
         counted = None
@@ -114,6 +145,19 @@ class SFT:
     def close(self) -> None:
         self._stream.close()
         self._waiter.shutdown()
+
+
+def lengths_of(batch: SupervisedBatch) -> costs.Lengths:
+    """The real lengths of a batch, padding left out."""
+    segments = np.asarray(batch.prompts.segments)
+    images = [int(count) for row in segments for count in np.bincount(row)[1:]]
+    prompts = np.asarray(batch.prompts.mask).sum(axis=-1)
+    groups = tuple(tuple(int(length) for length in group) for group in batch.mask.sum(axis=-1))
+    return costs.Lengths(tuple(images), tuple(int(length) for length in prompts), groups)
+
+
+def _slots(batch: SupervisedBatch) -> int:
+    return np.asarray(batch.prompts.ids).size + batch.target_ids.size
 
 
 def open_stream(setup: Setup) -> SupervisedStream:

@@ -1,0 +1,40 @@
+"""The loop around a method: what a run that fails has written down."""
+
+import pytest
+from fixtures.fast_compile import fast_compile
+from fixtures.tiny_folder import make_tiny_folder
+
+from vtzero.config import RunConfig
+from vtzero.data.pipeline import GroupPipeline
+from vtzero.training.loop import train
+from vtzero.training.metrics import read_metrics
+from vtzero.training.phases import Phases
+
+
+@pytest.mark.parametrize(("owner", "name"), [(GroupPipeline, "next_batch"), (Phases, "weigh")])
+def test_a_step_that_was_done_is_written_though_the_next_one_fails(tmp_path, monkeypatch, owner, name):
+    """It fails before it has looked at the report of the step before, and after."""
+    whole, calls = getattr(owner, name), []
+
+    def fails(*arguments):
+        calls.append(name)
+        if len(calls) == 3:
+            raise RuntimeError("the third one fails")
+        return whole(*arguments)
+
+    monkeypatch.setattr(owner, name, fails)
+    config = RunConfig(
+        model=str(make_tiny_folder(tmp_path / "model", num_hidden_layers=1)),
+        output_dir=str(tmp_path / "run"),
+        data=("scenes",),
+        max_steps=4,
+        prompts_per_step=2,
+        num_generations=2,
+        max_completion_length=4,
+        max_prompt_length=200,
+        eval_data=None,
+        tensorboard=False,
+    )
+    with fast_compile(), pytest.raises(RuntimeError, match="the third one fails"):
+        train(config, quiet=True)
+    assert [step["step"] for step in read_metrics(tmp_path / "run")] == [1, 2]
