@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         help="print the resolved recipe, data counts, tokens and memory; read no weights",
     )
     train.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    train.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes that train as one (TPU pods, Slurm, Open MPI; else JAX_* variables)",
+    )
 
     evaluate = _verb(verbs, "eval", _eval, "accuracy of a model on a benchmark")
     _model_arguments(evaluate)
@@ -164,6 +169,10 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from vtzero.training.loop import train
 
     keep_programs()
+    if known.distributed:
+        from vtzero.parallel.processes import start
+
+        start()
     return train(config, quiet=known.quiet)
 
 

@@ -1,6 +1,9 @@
 """The stream of batches: every row each epoch, the same for the same seed, resumable to the batch."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +16,7 @@ from vtzero.data.example import Example, Rejected
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
+from vtzero.parallel.processes import RowShare
 
 BUCKETS = Buckets(prompt_length=160, patches=16)
 
@@ -128,23 +132,58 @@ def test_rejected_rows_are_returned_where_they_stood(pipeline):
     assert not {"1", "4", "6"} & {prompt for batch in seen for prompt in ids(batch)}
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_share_an_epoch_without_overlap(pipeline, count):
-    parts = [pipeline(Questions(12), process_index=i, process_count=count) for i in range(count)]
-    for _ in range(2):
-        together = [row for part in parts for row in ids(part.next_batch(12 // count))]
-        assert sorted(together, key=int) == [str(i) for i in range(12)]
+class Talk:
+    """Processes of one job, each a thread here, that tell each other what they pass."""
+
+    def __init__(self, blocks):
+        self.blocks, self.told = blocks, [None] * blocks
+        self.everyone = threading.Barrier(blocks, timeout=60)
+
+    def share(self, block):
+        return SimpleNamespace(
+            block=block,
+            blocks=self.blocks,
+            rows=RowShare(block, self.blocks).rows,
+            gather=lambda value: self.gather(block, value),
+        )
+
+    def gather(self, block, value):
+        self.told[block] = value
+        self.everyone.wait()
+        told = list(self.told)
+        self.everyone.wait()
+        return told
 
 
-def test_processes_deal_out_the_order_of_one(pipeline):
-    alone = ids(pipeline(Questions(7)).next_batch(14))
-    parts = [pipeline(Questions(7), process_index=i, process_count=2) for i in range(2)]
-    first, second = (ids(part.next_batch(7)) for part in parts)
-    assert alone == [row for pair in zip(first, second, strict=True) for row in pair]
+@pytest.mark.parametrize("prefetch", [0, 9])
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_processes_have_the_batches_of_one(pipeline, blocks, prefetch):
+    source = Questions(14, bad={1, 4, 5}, long={6})
+    talk, one = Talk(blocks), pipeline(source)
+    parts = [pipeline(source, share=talk.share(block), prefetch=prefetch) for block in range(blocks)]
+    with ThreadPoolExecutor(blocks) as pool:
+        for _ in range(7):
+            whole = one.next_batch(6)
+            own = list(pool.map(lambda part: part.next_batch(6), parts))
+            assert [row for batch in own for row in ids(batch)] == ids(whole)
+            assert all(batch.rejected == whole.rejected for batch in own)
+            assert {len(batch.prompts) for batch in own} == {6 // blocks}
+            np.testing.assert_array_equal(
+                np.concatenate([batch.arrays.patches for batch in own]), whole.arrays.patches
+            )
+    assert {json.dumps(part.get_state()) for part in parts} == {json.dumps(one.get_state())}
 
 
-def test_fewer_rows_than_processes(pipeline):
-    assert len(ids(pipeline(Questions(2), process_index=3, process_count=4).next_batch(5))) == 5
+def test_one_process_continues_where_two_stopped(pipeline):
+    source = Questions(9, bad={2})
+    talk, one, after = Talk(2), pipeline(source), pipeline(source)
+    parts = [pipeline(source, share=talk.share(block)) for block in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            one.next_batch(4)
+            list(pool.map(lambda part: part.next_batch(4), parts))
+    after.set_state(json.loads(json.dumps(parts[1].get_state())))
+    assert_same(after.next_batch(4), one.next_batch(4))
 
 
 def test_nothing_but_rejections_ends_with_the_last_reason(pipeline):
@@ -182,8 +221,6 @@ def test_states_of_another_run_are_refused(pipeline):
 def test_impossible_settings_are_refused(pipeline):
     with pytest.raises(ValueError, match="questions holds no rows"):
         pipeline(Questions(0))
-    with pytest.raises(ValueError, match="process_index 2 must be from 0 to 1"):
-        pipeline(Questions(4), process_index=2, process_count=2)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         pipeline(Questions(4)).next_batch(0)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vtzero.data.batches import Buckets, collate, fits
 from vtzero.data.example import Example, Rejected
@@ -21,6 +22,8 @@ from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.results import EvaluationResult, ItemResult
 from vtzero.evaluation.verdicts import Scoring, Verdict, check_answer, judge
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.processes import on_host
+from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.symbolic import SymbolicError
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
@@ -77,6 +80,7 @@ def evaluate(
     parameters: SamplingParameters | None = None,
     seed: int = 0,
     forced_opening: str = "",
+    mesh: Mesh | None = None,
     done: Sequence[ItemResult] = (),
     on_batch: Callable[[list[ItemResult]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -89,9 +93,10 @@ def evaluate(
     so are those whose answer cannot be judged (math-verify runs out of time).
     `forced_opening` is put before the model's own words and scored with them. Items that are `done` are part
     of the result and not asked again. After each batch `on_batch` is called with its items, and `progress`
-    with the number of items that are through, set aside or not, and the number of all.
+    with the number of items that are through, set aside or not, and the number of all. With a `mesh` a batch
+    is spread over its devices, of all processes, each of which calls this with the same arguments.
 
-    Raises ValueError when `batch_size` is below 1.
+    Raises ValueError when `batch_size` is below 1, or does not divide over the mesh.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -102,8 +107,10 @@ def evaluate(
     rows = _questions(benchmark, {item.index for item in done}, processor, template, buckets)
     for batch in _one_ahead(_batches(rows, buckets, batch_size, processor.pad_id)):
         if batch.arrays is not None:
-            keys = sample_keys(jax.random.key(seed), 0, _numbers(batch, batch_size), 1)
-            completions = sampler(pieces, batch.arrays, keys, parameters)
+            asked = (batch.arrays, _numbers(batch, batch_size))
+            arrays, numbers = asked if mesh is None else shard_batch(asked, mesh)
+            keys = sample_keys(jax.random.key(seed), 0, numbers, 1)
+            completions = sampler(pieces, arrays, keys, parameters)
             read = list(_read(completions, batch.questions, processor, forced_opening, benchmark.scoring))
             items = [row for row in read if isinstance(row, ItemResult)]
             result.items.extend(items)
@@ -239,7 +246,7 @@ def _read(
     opening: str,
     scoring: Scoring,
 ) -> Iterator[ItemResult | Rejected]:
-    ids, lengths, terminated = jax.device_get((completions.ids, completions.lengths, completions.terminated))
+    ids, lengths, terminated = on_host((completions.ids, completions.lengths, completions.terminated))
     for row, question in enumerate(questions):
         length = int(lengths[row, 0])
         output = opening + processor.decode(ids[row, 0, :length])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -76,24 +77,49 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """A batch (nested dataclasses of arrays, samples first) on the mesh; scalars are replicated.
 
-    M-RoPE `positions` (3, samples, length) are the one array whose samples are second. Where several
-    processes share the mesh, each passes the same whole batch and keeps its own part.
+    Where several processes share the mesh, each passes the same whole batch and keeps its own part
+    (`processes.join_rows` takes parts).
 
     Raises ValueError when the samples do not divide over `data` * `fsdp`.
     """
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
     def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        name = _join(path)
-        axis = 1 if name.split("/")[-1] == "positions" else 0
+        axis, spec = batch_spec(path)
         if leaf.ndim and leaf.shape[axis] % shards:
             raise ValueError(
-                f"{name} has {leaf.shape[axis]} samples, which do not divide over data * fsdp = {shards}"
+                f"{_join(path)} has {leaf.shape[axis]} samples, which do not divide over "
+                f"data * fsdp = {shards}"
             )
-        spec = P(*(None,) * axis, BATCH_AXES) if leaf.ndim else P()
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return place(leaf, NamedSharding(mesh, spec if leaf.ndim else P()))
 
     return jax.tree_util.tree_map_with_path(put, batch)
+
+
+def even_rows(count: int, mesh: Mesh) -> int:
+    """`count` rounded up to a number of samples that divides over the mesh."""
+    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    return -(-count // shards) * shards
+
+
+def batch_spec(path: Sequence[Any]) -> tuple[int, P]:
+    """Which axis of a batch's array at this key path is samples, and its PartitionSpec.
+
+    M-RoPE `positions` (3, samples, length) are the one array whose samples are second.
+    """
+    axis = 1 if _join(path).split("/")[-1] == "positions" else 0
+    return axis, P(*(None,) * axis, BATCH_AXES)
+
+
+def place(array: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has whole, each keeping what its devices hold.
+
+    `jax.device_put` does the same for one process; for several it first compares the array among them.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def _fit(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:

@@ -40,15 +40,15 @@ class Checkpoints:
         """Copy the state to the host, then write it in the background, as `folder/STEP/`.
 
         Once this returns, the arrays may be donated and `extra` changed. The step counts as saved, and older
-        ones are deleted, only after everything is written. `extra` is this process's own: each process gets
-        back from `read_extra` what it gave. A save still under way is waited for, and fails here if it fails.
+        ones are deleted, only after everything is written. With several processes `extra` is the first one's.
+        A save still under way is waited for, and fails here if it fails.
 
         Raises ValueError when the step is there already, when `extra` is not JSON, and, with several
         processes, for an array that is not spread over all of them.
         """
         leaves = _named(state)
         _check_spread(leaves)
-        items = {_STATE: unflatten_dict(leaves), _EXTRA: _ProcessJson(_to_json(extra))}
+        items = {_STATE: unflatten_dict(leaves), _EXTRA: _Json(_to_json(extra))}
         self.wait()
         try:
             self._open().save_checkpointables_async(step, items, force=True)
@@ -113,18 +113,12 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
     def read_extra(self, step: int) -> dict[str, Any]:
-        """What this process gave to `save`.
+        """What was given to `save`, in every process.
 
-        Raises ValueError when there is no such checkpoint, or when another number of processes saved it.
+        Raises ValueError when there is no such checkpoint.
         """
         path = self._finished(step)
-        extra = _ProcessJson()
-        if not (path / _EXTRA / extra.file_name).is_file():
-            count = jax.process_count()
-            raise ValueError(
-                f"{path}: has no {_EXTRA}/{extra.file_name}; it was not saved by {count} process(es), "
-                "and its place in the data can be found again only by as many as saved it"
-            )
+        extra = _Json()
         ocp.load_checkpointables(path, {_EXTRA: extra})
         value: dict[str, Any] = json.loads(extra.text)
         return value
@@ -153,12 +147,13 @@ class _MismatchError(Exception):
     """The checkpoint is sound, but not of this state."""
 
 
-class _ProcessJson:
-    """One process's JSON text, as an Orbax `StatefulCheckpointable`."""
+class _Json:
+    """The first process's JSON text, as an Orbax `StatefulCheckpointable`."""
+
+    file_name = "extra.json"
 
     def __init__(self, text: str = "") -> None:
         self.text = text
-        self.file_name = f"process_{jax.process_index()}-of-{jax.process_count()}.json"
 
     async def save(self, directory: Any) -> Any:
         return self._write(directory)
@@ -168,7 +163,8 @@ class _ProcessJson:
 
     async def _write(self, directory: Any) -> None:
         created = await directory.await_creation()
-        (created / self.file_name).write_text(self.text, encoding="utf-8")
+        if jax.process_index() == 0:
+            (created / self.file_name).write_text(self.text, encoding="utf-8")
 
     async def _read(self, directory: Any) -> None:
         self.text = (directory / self.file_name).read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from vtzero.data.processor import PreparedPrompt
 from vtzero.grpo.packing import Packing
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
-from vtzero.parallel.sharding import shard_batch
+from vtzero.parallel.processes import join_rows, on_host, row_share
 from vtzero.rewards.registry import load_reward
 from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, score
 from vtzero.rewards.text import aha_words
@@ -31,9 +31,22 @@ from vtzero.training.throughput import throughput_metrics
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a step's report says of a prompt; `images` are numbers of patches."""
+
+    id: str
+    text: str
+    answer: str
+    task: str
+    tokens: int
+    images: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Scored:
     """Completions as text, their aha words and rewards, in the order of the flattened (batch, group)."""
 
+    asked: list[Asked]
     texts: list[str]
     aha_words: list[list[str]]
     rewards: RewardResult
@@ -46,6 +59,10 @@ class Drawn:
     ids: Int[np.ndarray, "batch group length"]
     lengths: Int[np.ndarray, "batch group"]
     terminated: Bool[np.ndarray, "batch group"]
+
+    def of(self, rows: slice) -> "Drawn":
+        """Those of some samples."""
+        return Drawn(self.ids[rows], self.lengths[rows], self.terminated[rows])
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class GRPO:
         """`reference`: the trainable parameters of one that stays; one that moves is in the state."""
         config = setup.config
         self._setup, self._config, self._reference = setup, config, reference
+        self._share = row_share(setup.mesh)
         self._functions = reward_functions(config)
         self._pipeline = GroupPipeline(
             training_source(config),
@@ -77,7 +95,8 @@ class GRPO:
             setup.template,
             setup.buckets,
             seed=config.seed,
-            prefetch=2 * config.prompts_per_step,
+            share=self._share,
+            prefetch=2 * config.prompts_per_step // self._share.blocks,
         )
         self._phases = Phases(setup)
         self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
@@ -96,16 +115,17 @@ class GRPO:
         """Draw, sample, score, update. Rewards are computed while the devices score."""
         clock, phases = Clock(), self._phases
         batch = self._pipeline.next_batch(self._config.prompts_per_step)
-        arrays = phases.see(state, shard_batch(batch.arrays, self._setup.mesh))
+        arrays = phases.see(state, join_rows(batch.arrays, self._setup.mesh, self._share))
         completions = phases.draw(state, arrays, index)
         asked = perf_counter()
         self._ready = self._finish(clock)
         clock.lap("data", at=asked)
-        drawn = Drawn(*jax.device_get((completions.ids, completions.lengths, completions.terminated)))
+        drawn = Drawn(*on_host((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
         packing = phases.pack(drawn.lengths)
         old, reference = self._old_and_reference(state, arrays, completions.ids, packing)
-        scored = self._rewards(batch.prompts, drawn)
+        scored = self._rewards(batch.prompts, drawn.of(self._share.rows(len(drawn.ids))))
+        scored = _together(self._share.gather(scored))
         clock.lap("reward")
         weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
         jax.block_until_ready((weighed, old, reference))
@@ -194,7 +214,8 @@ class GRPO:
         taken = columns.keys() | {"completions"}
         further = {name for prompt in prompts for name in prompt.example.columns} - taken
         columns |= {name: [p.example.columns.get(name) for p in repeated] for name in sorted(further)}
-        return Scored(texts, [aha_words(text) for text in texts], score(self._functions, texts, columns))
+        rewards = score(self._functions, texts, columns)
+        return Scored([_asked(prompt) for prompt in prompts], texts, [*map(aha_words, texts)], rewards)
 
     def _reference_of(self, state: TrainState) -> Any | None:
         return self._reference if state.reference is None else state.reference
@@ -226,7 +247,7 @@ class GRPO:
         batch, scored, drawn, clock = begun.batch, begun.scored, begun.drawn, begun.clock
         lengths, terminated = drawn.lengths, drawn.terminated
         weighed = begun.weighed
-        values, advantages = jax.device_get((begun.values | weighed.statistics, weighed.advantages))
+        values, advantages = on_host((begun.values | weighed.statistics, weighed.advantages))
         metrics = {name: float(value) for name, value in values.items()}
         metrics |= begun.metrics
         names = [function.name for function in self._functions]
@@ -234,7 +255,7 @@ class GRPO:
         metrics |= length_metrics(lengths, terminated, self._config.max_completion_length)
         metrics |= aha_metrics(scored.aha_words)
         metrics |= clock.metrics()
-        tokens = int(lengths.sum()) + sum(len(prompt.ids) for prompt in batch.prompts)
+        tokens = int(lengths.sum()) + sum(prompt.tokens for prompt in scored.asked)
         metrics["num_tokens"] = float(tokens)
         metrics |= self._throughput(begun, tokens, metrics)
         metrics["rejected_samples"] = float(len(batch.rejected))
@@ -242,12 +263,12 @@ class GRPO:
         metrics["reward_failures"] = float(len(scored.rewards.failures))
         logged = self._config.log_completions and self._is_logged(begun.index)
         rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
-        failures = [self._failed(failure, batch.prompts) for failure in scored.rewards.failures]
+        failures = [self._failed(failure, scored.asked) for failure in scored.rewards.failures]
         return StepReport(begun.index, metrics, rows, batch.rejected, failures)
 
     def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
         config, model = self._config, self._setup.processor.config
-        lengths = lengths_of(begun.batch.prompts, begun.drawn.lengths)
+        lengths = lengths_of(begun.scored.asked, begun.drawn.lengths)
         updated = replace(lengths, images=()) if self._phases.sees_once else lengths
         itemsize = compute_dtype(config.dtype).itemsize
         read = costs.prefill_bytes(model, lengths, itemsize) + costs.decode_bytes(model, lengths, itemsize)
@@ -262,7 +283,7 @@ class GRPO:
             gen_seconds=metrics["timing_s/gen"],
         )
 
-    def _failed(self, failure: RewardFailure, prompts: Sequence[PreparedPrompt]) -> FailedReward:
+    def _failed(self, failure: RewardFailure, prompts: Sequence[Asked]) -> FailedReward:
         reason = f"{failure.function_name}: {failure.reason}"
         if failure.sample_index is None:
             return FailedReward("batch", None, reason)
@@ -276,16 +297,17 @@ class GRPO:
         names: Sequence[str],
         advantages: np.ndarray,
     ) -> list[CompletionRow]:
-        group = self._config.num_generations
-        pictures = [_picture(prompt) for prompt in prompts]
+        group, asked = self._config.num_generations, scored.asked
+        told = self._share.gather([_picture(prompt) for prompt in prompts])
+        pictures = [picture for own in told for picture in own]
         return [
             CompletionRow(
-                prompt=prompts[place // group].text,
+                prompt=asked[place // group].text,
                 completion=text,
                 rewards={name: scored.rewards.per_function[i, place] for i, name in enumerate(names)},
                 advantage=float(advantages[place]),
-                answer=prompts[place // group].answer,
-                task=prompts[place // group].task,
+                answer=asked[place // group].answer,
+                task=asked[place // group].task,
                 image=pictures[place // group],
                 aha_words=scored.aha_words[place],
             )
@@ -299,11 +321,39 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
     return image_file(images[0]) if images else None
 
 
-def lengths_of(prompts: Sequence[PreparedPrompt], completions: np.ndarray) -> costs.Lengths:
+def _asked(prompt: PreparedPrompt) -> Asked:
+    images = tuple(int(count) for count in np.bincount(prompt.segments)[1:])
+    return Asked(prompt.id, prompt.text, prompt.answer, prompt.task, len(prompt.ids), images)
+
+
+def _together(parts: Sequence[Scored]) -> Scored:
+    """What the processes scored, as if one had scored everything."""
+    if len(parts) == 1:
+        return parts[0]
+    failures: list[RewardFailure] = []
+    before = 0
+    for part in parts:
+        for failure in part.rewards.failures:
+            place = None if failure.sample_index is None else before + failure.sample_index
+            failures.append(replace(failure, sample_index=place))
+        before += len(part.texts)
+    return Scored(
+        [prompt for part in parts for prompt in part.asked],
+        [text for part in parts for text in part.texts],
+        [words for part in parts for words in part.aha_words],
+        RewardResult(
+            np.concatenate([part.rewards.per_function for part in parts], axis=1),
+            np.concatenate([part.rewards.total for part in parts]),
+            failures,
+        ),
+    )
+
+
+def lengths_of(prompts: Sequence[Asked], completions: np.ndarray) -> costs.Lengths:
     """The real lengths of a step, padding left out."""
-    images = [int(count) for prompt in prompts for count in np.bincount(prompt.segments)[1:]]
+    images = tuple(count for prompt in prompts for count in prompt.images)
     groups = tuple(tuple(int(length) for length in group) for group in completions)
-    return costs.Lengths(tuple(images), tuple(len(prompt.ids) for prompt in prompts), groups)
+    return costs.Lengths(images, tuple(prompt.tokens for prompt in prompts), groups)
 
 
 def reward_functions(config: RunConfig) -> list[NamedReward]:

@@ -5,6 +5,7 @@ Needs neither torch nor the hub. Knows files and shardings; knows nothing of run
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from vtzero.models.qwen2_vl.weights import (
     parameter_shapes,
     tensor_shapes,
 )
+from vtzero.parallel.processes import is_first, on_host, wait_for_all
 from vtzero.training.huggingface_folder import INDEX, WEIGHTS, checkpoint_tensors, read_config
 from vtzero.training.tensor_files import StoredTensor, read_slice, write_tensors
 
@@ -186,13 +188,14 @@ def save_model(
     files; its config, tokenizer and processor files are copied byte for byte. Without one, names are the
     hub's, dtypes are the parameters' own, and config.json is written in the hub's flat form. Files that no
     source assigns are filled up to `max_shard_size` bytes. The folder appears whole, by a rename, or not at
-    all; one tensor at a time is brought to the host.
+    all; one tensor at a time is brought to the host. Parameters that span several processes are written by
+    the first; each must call this.
 
     Raises FileExistsError when `out_folder` holds files already, and ValueError when the parameters, the
     config and the source do not belong together.
     """
     out = Path(out_folder)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_first() and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out}: exists and is not empty; choose another folder or remove it")
     origin = None if source is None else Path(source)
     if origin is not None and read_config(origin) != config:
@@ -200,20 +203,28 @@ def save_model(
     leaves = _checked_leaves(params, config)
     plan = _plan_new(leaves, config) if origin is None else _plan_like(origin, config)
     shards, index = _assign(origin, plan, max_shard_size)
+    if not is_first():
+        _write_weights(None, shards, plan, leaves)
+        wait_for_all("saved")
+        return
     partial_folder = out.parent / f".{out.name}.partial"
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir(parents=True)
     try:
         _write_companions(origin, config, partial_folder)
-        _write_weights(partial_folder, shards, index, plan, leaves)
+        _write_weights(partial_folder, shards, plan, leaves)
+        if index is not None:
+            (partial_folder / INDEX).write_bytes(index)
         partial_folder.rename(out)
     except BaseException:
         shutil.rmtree(partial_folder, ignore_errors=True)
         raise
+    if _is_spread(leaves):
+        wait_for_all("saved")
 
 
 def _checked_leaves(params: Mapping[str, Any], config: Qwen2VLConfig) -> Leaves:
-    """The parameters by path, checked to be all of the network's and to lie in this process."""
+    """The parameters by path, checked to be all of the network's."""
     leaves = flatten_dict(nnx.to_pure_dict(params) if isinstance(params, nnx.State) else dict(params))
     shapes = parameter_shapes(config)
     for path in sorted(leaves.keys() ^ shapes.keys()):
@@ -222,9 +233,11 @@ def _checked_leaves(params: Mapping[str, Any], config: Qwen2VLConfig) -> Leaves:
     for path, leaf in leaves.items():
         if leaf.shape != shapes[path]:
             raise ValueError(f"parameter {'.'.join(path)!r} has shape {leaf.shape}, not {shapes[path]}")
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            raise ValueError(f"parameter {'.'.join(path)!r} spans several processes; export from one")
     return leaves
+
+
+def _is_spread(leaves: Leaves) -> bool:
+    return any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in leaves.values())
 
 
 def _plan_like(source: Path, config: Qwen2VLConfig) -> dict[str, _Planned]:
@@ -301,25 +314,21 @@ def _write_companions(source: Path | None, config: Qwen2VLConfig, folder: Path) 
 
 
 def _write_weights(
-    folder: Path,
-    shards: Mapping[str, list[str]],
-    index: bytes | None,
-    plan: Mapping[str, _Planned],
-    leaves: Leaves,
+    folder: Path | None, shards: Mapping[str, list[str]], plan: Mapping[str, _Planned], leaves: Leaves
 ) -> None:
+    """Without a folder nothing stays: each process has to help in bringing a tensor together."""
     for file, names in shards.items():
         layout = {name: (plan[name].dtype, plan[name].shape) for name in names}
-        write_tensors(folder / file, layout, lambda name: _on_host(leaves, plan[name].place))
-    if index is not None:
-        (folder / INDEX).write_bytes(index)
+        path = Path(os.devnull) if folder is None else folder / file
+        write_tensors(path, layout, lambda name: _on_host(leaves, plan[name].place))
 
 
 def _on_host(leaves: Leaves, place: ParameterPath) -> np.ndarray:
     leaf = leaves[place.path]
     # A slice, even of everything: an array that is read whole keeps its host copy for as long as it lives.
     if place.layer is None:
-        return np.asarray(jax.lax.slice_in_dim(leaf, 0, leaf.shape[0]))
-    return np.asarray(jax.lax.dynamic_index_in_dim(leaf, place.layer, keepdims=False))
+        return np.asarray(on_host(jax.lax.slice_in_dim(leaf, 0, leaf.shape[0])))
+    return np.asarray(on_host(jax.lax.dynamic_index_in_dim(leaf, place.layer, keepdims=False)))
 
 
 def hub_config(config: Qwen2VLConfig) -> dict[str, Any]:

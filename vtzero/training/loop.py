@@ -22,6 +22,8 @@ from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
 from vtzero.evaluation.results import ResultFiles
 from vtzero.evaluation.runner import evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
+from vtzero.parallel.processes import is_first, tell_all, wait_for_all
+from vtzero.parallel.sharding import even_rows
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
@@ -41,13 +43,33 @@ FREE_TO_CHANGE = ("output_dir", "logging_steps", "save_steps", "save_total_limit
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`."""
+    """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`.
+
+    With several processes each calls this, with one config and one folder that all of them see; the first
+    writes its files.
+    """
     folder = Path(config.output_dir)
+    _check_agreement(config)
     _check_folder(folder, config)
-    with _Run(config, folder, quiet) as run:
+    with _Run(config, folder, quiet or not is_first()) as run:
         # Only now: a start that fails for a mistake in the config must not bind the folder to it.
-        (folder / "config.yaml").write_text(dump_config(config))
+        if is_first():
+            (folder / "config.yaml").write_text(dump_config(config))
         return run.to_the_end()
+
+
+def _check_agreement(config: RunConfig) -> None:
+    """Raise ConfigError where another process of the job was started with other settings."""
+    for number, other in enumerate(tell_all(config)):
+        changed = [name for name in RunConfig.__dataclass_fields__ if _differs(name, config, other)]
+        if changed:
+            raise ConfigError(
+                f"process {number} has another {', '.join(changed)}; start all processes with one config"
+            )
+
+
+def _differs(name: str, one: RunConfig, other: RunConfig) -> bool:
+    return bool(getattr(one, name) != getattr(other, name))
 
 
 def _check_folder(folder: Path, config: RunConfig) -> None:
@@ -59,7 +81,7 @@ def _check_folder(folder: Path, config: RunConfig) -> None:
     changed = [
         name
         for name in RunConfig.__dataclass_fields__
-        if not _is_free(name, config) and getattr(saved, name) != getattr(config, name)
+        if not _is_free(name, config) and _differs(name, saved, config)
     ]
     if changed:
         raise ConfigError(
@@ -102,8 +124,7 @@ class _Run:
         self._start, self._totals = 0, _Totals()
         self._compiled: dict[int, dict[str, float]] = {}
         self._resume()
-        self._metrics = MetricsLog(folder, tensorboard=config.tensorboard, resume_step=self._start)
-        self._rejected = RejectedLog(folder, resume_step=self._start)
+        self._logs = _Logs(config, folder, self._start) if is_first() else None
         self._evaluation = None if config.eval_data is None else _Evaluation(self._setup, folder)
         self._progress = Progress(config.max_steps, self._start, quiet=quiet)
 
@@ -113,8 +134,8 @@ class _Run:
     def __exit__(self, *_: object) -> None:
         self._progress.close()
         self._method.close()
-        self._metrics.close()
-        self._rejected.close()
+        if self._logs is not None:
+            self._logs.close()
         self._checkpoints.close()
 
     def to_the_end(self) -> dict[str, Any]:
@@ -174,21 +195,11 @@ class _Run:
         _check_finite(index, report.metrics)
         report.metrics.update(self._compiled.pop(index))
         self._totals.add(report.metrics)
-        if index % config.logging_steps == 0 or index == config.max_steps:
-            self._log(index, report)
-        self._set_aside(index, report)
+        if self._logs is not None:
+            if index % config.logging_steps == 0 or index == config.max_steps:
+                self._logs.write(report)
+            self._logs.set_aside(report)
         self._progress.step(index, report.metrics)
-
-    def _log(self, index: int, report: StepReport) -> None:
-        self._metrics.write(index, report.metrics | memory_metrics())
-        if self._config.log_completions and report.completions:
-            write_completions(self._folder, index, report.completions)
-
-    def _set_aside(self, index: int, report: StepReport) -> None:
-        for sample in report.rejected:
-            self._rejected.write(index, sample.id, "sample", sample.reason)
-        for failed in report.failures:
-            self._rejected.write(index, failed.id, "reward", failed.reason, completion=failed.completion)
 
     def _evaluate(self, index: int) -> None:
         if self._evaluation is None or self._evaluation.done(index):
@@ -219,9 +230,34 @@ class _Run:
         }
         if self._evaluation is not None:
             figures = self._evaluation.before_and_after(self._config.max_steps) | figures
-        path = self._folder / "summary.json"
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        if is_first():
+            (self._folder / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
         return figures
+
+
+class _Logs:
+    """What a run writes step by step, from its first process."""
+
+    def __init__(self, config: RunConfig, folder: Path, start: int):
+        self._config, self._folder = config, folder
+        self._metrics = MetricsLog(folder, tensorboard=config.tensorboard, resume_step=start)
+        self._rejected = RejectedLog(folder, resume_step=start)
+
+    def write(self, report: StepReport) -> None:
+        self._metrics.write(report.index, report.metrics | memory_metrics())
+        if self._config.log_completions and report.completions:
+            write_completions(self._folder, report.index, report.completions)
+
+    def set_aside(self, report: StepReport) -> None:
+        for sample in report.rejected:
+            self._rejected.write(report.index, sample.id, "sample", sample.reason)
+        for failed in report.failures:
+            details = {"completion": failed.completion}
+            self._rejected.write(report.index, failed.id, "reward", failed.reason, **details)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._rejected.close()
 
 
 def _check_finite(index: int, metrics: dict[str, float]) -> None:
@@ -241,8 +277,9 @@ def _method(config: RunConfig, setup: Setup, folder: Path) -> Method:
 def export(setup: Setup, state: TrainState, out: Path) -> None:
     """Write the state's parameters as a Hugging Face folder, replacing an older export of the same run."""
     params = nnx.state(setup.parts.merge(state.trainable, state.frozen), nnx.Param)
-    if out.exists():
+    if out.exists() and is_first():
         shutil.rmtree(out)
+    wait_for_all("export")
     save_model(setup.folder, params, setup.processor.config, out)
 
 
@@ -273,7 +310,8 @@ class _Evaluation:
 
     def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         config = self._setup.config
-        files = ResultFiles(self._folder, self._benchmark.name, index, self._used())
+        files = ResultFiles(self._folder, self._benchmark.name, index, self._used()) if is_first() else None
+        rows = even_rows(config.eval_batch_size, self._setup.mesh)
         result = evaluate(
             self._benchmark,
             sampler=self._sampler,
@@ -281,16 +319,17 @@ class _Evaluation:
             processor=self._processor,
             template=self._template,
             buckets=self._buckets,
-            batch_size=config.eval_batch_size,
+            batch_size=rows,
+            mesh=self._setup.mesh,
             parameters=self._greedy,
-            done=files.done(config.eval_batch_size),
-            on_batch=files.append,
+            done=tell_all(None if files is None else files.done(rows))[0],
+            on_batch=None if files is None else files.append,
             progress=progress,
         )
         if not result.items:
             reason = result.rejected[0].reason if result.rejected else "it has no items"
             raise ConfigError(f"eval_data {config.eval_data!r}: no item could be asked; {reason}")
-        return files.finish(result)
+        return tell_all(None if files is None else files.finish(result))[0]
 
     def _used(self) -> dict[str, Any]:
         config = self._setup.config
@@ -305,11 +344,12 @@ class _Evaluation:
 
     def done(self, index: int) -> bool:
         """Whether this step was evaluated before the run was interrupted."""
-        return self._path(index).exists()
+        return tell_all(self._path(index).exists())[0]
 
     def before_and_after(self, last: int) -> dict[str, Any]:
         """Held-out accuracy and mean length at step 0 and at the end."""
-        before, after = (json.loads(self._path(step).read_text()) for step in (0, last))
+        read = [json.loads(self._path(step).read_text()) for step in (0, last)] if is_first() else []
+        before, after = tell_all(read)[0]
         return {
             "accuracy_before": before["accuracy"],
             "accuracy_after": after["accuracy"],

@@ -23,7 +23,7 @@ from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.models.attention import choose_kernel
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import batch_sharding, replicated, shard_batch
+from vtzero.parallel.sharding import batch_sharding, place, replicated, shard_batch
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
@@ -59,6 +59,8 @@ class Phases:
         self._parameters = sampling_parameters(config, setup.banned_ids)
         self.layouts = _worth_compiling(config) if config.packing and _can_pack(config) else ()
         self.sees_once = _sees_once(config) and setup.buckets.patches > 0
+        # Spread like the prompts: without it every device would draw every completion.
+        self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
         self._see = Program(self._features, out_shardings=self._rows) if self.sees_once else None
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
         self._weigh = Program(
@@ -89,7 +91,7 @@ class Phases:
 
     def place(self, host: Any) -> Any:
         """Arrays of the host, samples first, on the devices of their samples."""
-        return jax.device_put(host, self._rows)
+        return jax.tree.map(lambda array: place(array, self._rows), host)
 
     def weigh(self, drawn: Completions, rewards: Float[np.ndarray, "batch group"]) -> Weighed:
         """Advantages, and the weight of each token in the step's loss."""
@@ -129,10 +131,10 @@ class Phases:
             yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
 
     def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.device_put(jnp.zeros(shape, dtype), self._rows)
+        return place(np.zeros(shape, dtype), self._rows)
 
     def _total(self, tokens: int) -> Array:
-        return jax.device_put(jnp.int32(tokens), self._everywhere)
+        return place(np.int32(tokens), self._everywhere)
 
     def _blank_prompts(self) -> Prompts:
         setup = self._setup
@@ -186,12 +188,12 @@ class Phases:
         return self._update
 
     def _keys(self, index: int) -> Any:
+        return self._make_keys(np.int32(index))
+
+    def _drawn_keys(self, index: Int[Array, ""]) -> Any:
         config = self._config
-        keys = sample_keys(
-            jax.random.key(config.seed), index, jnp.arange(config.prompts_per_step), config.num_generations
-        )
-        # Spread like the prompts: without it every device would draw every completion.
-        return jax.device_put(keys, self._rows)
+        samples = jnp.arange(config.prompts_per_step)
+        return sample_keys(jax.random.key(config.seed), index, samples, config.num_generations)
 
     def _features(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
         return self._setup.parts.merge(trainable, frozen).see(prompts)

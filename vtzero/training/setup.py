@@ -26,6 +26,7 @@ from vtzero.models.attention import choose_kernel
 from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.parallel.sharding import shard_params, state_sharding
 from vtzero.scenes.blank import write_blank
 from vtzero.training.huggingface import load_model, read_config, save_model
@@ -211,7 +212,7 @@ def starting_folder(config: RunConfig, run_folder: Path) -> Path:
 def _blank(config: RunConfig, run_folder: Path, template: PromptTemplate) -> Path:
     """The untrained tiny model as a Hugging Face folder in the run folder, made once, from the run's seed."""
     folder, weights = run_folder / BLANK, run_folder / ".blank_weights"
-    if not (folder / WEIGHTS).exists():
+    if is_first() and not (folder / WEIGHTS).exists():
         write_blank(folder, iter(corpus(template)))
         model_config = read_config(folder)
         drawn = nnx.state(Qwen2VL(model_config, rngs=nnx.Rngs(config.seed)), nnx.Param)
@@ -219,6 +220,7 @@ def _blank(config: RunConfig, run_folder: Path, template: PromptTemplate) -> Pat
         save_model(None, params, model_config, weights)
         (weights / WEIGHTS).rename(folder / WEIGHTS)
         shutil.rmtree(weights)
+    wait_for_all("blank")
     return folder
 
 

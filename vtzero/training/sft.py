@@ -8,12 +8,12 @@ from time import perf_counter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch, SupervisedStream
 from vtzero.models.qwen2_vl import costs
+from vtzero.parallel.processes import on_host
 from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
@@ -105,7 +105,7 @@ class SFT:
         begun, self._begun = self._begun, None
         begun.clock.lap("update_actor", at=begun.ended.result())
         clock.go_on_from(begun.ended.result())
-        values = jax.device_get(begun.values)
+        values = on_host(begun.values)
         metrics = {name: float(value) for name, value in values.items()}
         metrics |= {"learning_rate": float(self._rates[begun.index - 1])} | begun.clock.metrics()
         batch = begun.batch
@@ -129,12 +129,12 @@ class SFT:
         )
 
     def _targets(self, batch: SupervisedBatch) -> Targets:
-        counted = None
+        counted: Any = None
         if not self._setup.config.completion_only_loss:
             model = self._setup.processor.config
             ignored = (model.vision_start_token_id, model.vision_end_token_id, model.image_token_id)
-            counted = jnp.asarray(prompt_loss_mask(batch.prompts, ignored))
-        return Targets(batch.prompts, jnp.asarray(batch.target_ids), jnp.asarray(batch.mask), counted)
+            counted = prompt_loss_mask(batch.prompts, ignored)
+        return Targets(batch.prompts, batch.target_ids, batch.mask, counted)  # type: ignore[arg-type]
 
     def data_state(self) -> Mapping[str, Any]:
         return self._stream.get_state()

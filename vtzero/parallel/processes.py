@@ -1,0 +1,159 @@
+"""Several processes that train as one: how they start, whose samples are whose, what they tell each other.
+
+The engine is JAX's own multi-controller runtime; every process runs the same programs in the same order.
+Knows no model, no data set and no config of runs.
+"""
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from vtzero.parallel.sharding import batch_sharding, batch_spec, replicated
+
+COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+HEARTBEAT_SECONDS = 30
+"""A process that has been silent for so long is taken for dead, and the job ends."""
+
+
+def start(environment: Mapping[str, str] = os.environ) -> None:
+    """Join the other processes of this job; to be called before anything asks for devices.
+
+    Where `JAX_COORDINATOR_ADDRESS` (host:port), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` are set, they say
+    which process of how many this is. Without them JAX finds out by itself, on TPU pods, under Slurm and
+    under Open MPI.
+
+    Raises ValueError when only some of them are set, when they are no numbers, or when JAX cannot find out.
+    """
+    given = {name: environment[name] for name in (COORDINATOR, COUNT, INDEX) if environment.get(name)}
+    if given and len(given) < 3:
+        missing = ", ".join(name for name in (COORDINATOR, COUNT, INDEX) if name not in given)
+        raise ValueError(f"{', '.join(given)} set, but not {missing}; set all three, or none")
+    options: dict[str, Any] = {}
+    if given:
+        count, index = _number(given, COUNT), _number(given, INDEX)
+        if not 0 <= index < count:
+            raise ValueError(f"{INDEX} is {index}; it must be from 0 to {count - 1}")
+        options = {"coordinator_address": given[COORDINATOR], "num_processes": count, "process_id": index}
+    try:
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options)
+    except ValueError as error:
+        raise ValueError(
+            f"this process does not know its job ({' '.join(str(error).split())}); "
+            f"set {COORDINATOR}, {COUNT} and {INDEX}"
+        ) from error
+
+
+def _number(given: Mapping[str, str], name: str) -> int:
+    try:
+        return int(given[name])
+    except ValueError:
+        raise ValueError(f"{name} is {given[name]!r}; it must be a whole number") from None
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes the files of a run."""
+    return jax.process_index() == 0
+
+
+def tell_all(value: Any) -> list[Any]:
+    """What each process passes, in the order of the processes; all must call it, and all get everything.
+
+    Values are pickled; they pass between processes of one job only.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    message = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(message))).reshape(-1)
+    room = np.zeros(sizes.max(), np.uint8)
+    room[: len(message)] = message
+    rows = multihost_utils.process_allgather(room)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def wait_for_all(name: str) -> None:
+    """Return once every process has called this, under one name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@dataclass(frozen=True)
+class RowShare:
+    """The samples of a batch that this process loads and scores: block `block` of `blocks` equal ones.
+
+    Processes whose devices hold the same samples, as along `tensor`, have the same block; `tellers` is one
+    process of each block.
+    """
+
+    block: int = 0
+    blocks: int = 1
+    tellers: tuple[int, ...] = (0,)
+
+    def rows(self, batch: int) -> slice:
+        """This block's samples among `batch`."""
+        count = batch // self.blocks
+        return slice(self.block * count, (self.block + 1) * count)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each block passes, in the order of the samples."""
+        told = tell_all(value)
+        return [told[process] for process in self.tellers]
+
+
+def row_share(mesh: Mesh) -> RowShare:
+    """The share of this process of batches on `mesh`.
+
+    Raises ValueError when a process's samples are not a block of their own: the mesh's order of devices then
+    mixes the processes.
+    """
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    owned: dict[int, set[int]] = {}
+    placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((shards,))
+    for device, (rows, *_) in placed.items():
+        owned.setdefault(device.process_index, set()).add(rows.indices(shards)[0])
+    blocks = sorted({tuple(sorted(rows)) for rows in owned.values()})
+    if [row for block in blocks for row in block] != list(range(shards)) or len({*map(len, blocks)}) > 1:
+        raise ValueError(
+            f"mesh {dict(mesh.shape)}: processes do not hold equal, separate parts of a batch; "
+            "let tensor divide the devices of a process, or be a multiple of them"
+        )
+    tellers = tuple(min(p for p, rows in owned.items() if tuple(sorted(rows)) == block) for block in blocks)
+    return RowShare(blocks.index(tuple(sorted(owned[jax.process_index()]))), len(blocks), tellers)
+
+
+def join_rows(own: Any, mesh: Mesh, share: RowShare) -> Any:
+    """A batch on the mesh from each process's own samples (nested dataclasses of host arrays, samples first).
+
+    M-RoPE `positions` (3, samples, length) are the one array whose samples are second.
+    """
+
+    def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        axis, spec = batch_spec(path)
+        shape = (*leaf.shape[:axis], leaf.shape[axis] * share.blocks, *leaf.shape[axis + 1 :])
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), np.asarray(leaf), shape)
+
+    return jax.tree_util.tree_map_with_path(put, own)
+
+
+def on_host(tree: Any) -> Any:
+    """The values of arrays on the host, of every sample, in every process."""
+    return jax.device_get(jax.tree.map(_everywhere, tree))
+
+
+def _everywhere(array: Any) -> Any:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    sharding: Any = array.sharding
+    return _replicating(sharding.mesh)(array)
+
+
+@cache
+def _replicating(mesh: Mesh) -> Any:
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))
