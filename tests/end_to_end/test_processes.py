@@ -1,0 +1,181 @@
+"""Several processes train as one: the numbers of one, an end when one dies, and a resumption anywhere."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fixtures.command import options
+from fixtures.fast_compile import FAST_COMPILE_FLAGS
+from fixtures.tiny_folder import make_tiny_folder
+
+from vtzero.training.completions import read_completions
+from vtzero.training.metrics import read_metrics
+
+CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
+DEVICES, STEPS, SECONDS = 4, 4, 60
+COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
+SETTINGS = {
+    "max_steps": STEPS,
+    "save_steps": 2,
+    "eval_steps": STEPS,
+    "eval_limit": 5,
+    "eval_batch_size": 4,
+    "prompts_per_step": 4,
+    "num_generations": 4,
+    "max_completion_length": 6,
+    "max_prompt_length": 400,
+    "learning_rate": 1e-3,
+    "beta": 0.1,
+    "logging_steps": 1,
+}
+REWARD = """
+import os, time
+
+def parity(completions, **columns):
+    time.sleep(float(os.environ.get("SECONDS_A_STEP", "0")))
+    return [float(sum(map(ord, text)) % 2) for text in completions]
+"""
+OF_THE_MACHINE = ("timing_s/", "perf/", "compile/", "tokens_per")
+
+
+class Job:
+    """One run of the command in some processes, which share `devices` virtual devices."""
+
+    def __init__(
+        self, count: int, command: list, logs: Path, *, devices: int = DEVICES, seconds_a_step: float = 0
+    ):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.logs = [logs / f"process-{index}.log" for index in range(count)]
+        self.processes = []
+        for index, log in enumerate(self.logs):
+            flags = f"--xla_force_host_platform_device_count={devices // count} {FAST_COMPILE_FLAGS}"
+            environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+            environment |= {
+                "SECONDS_A_STEP": str(seconds_a_step),
+                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+                "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(index),
+            }
+            several = ["--distributed"] if count > 1 else []
+            with log.open("w") as out:
+                self.processes.append(
+                    subprocess.Popen(
+                        [
+                            sys.executable,
+                            "-m",
+                            "vtzero.cli",
+                            *(str(part).replace("$SEED", str(index)) for part in command),
+                            *several,
+                        ],
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                    )
+                )
+
+    def codes(self, seconds: float = 600) -> list[int]:
+        """The exit codes; everything that is left after `seconds` is ended."""
+        end = time.monotonic() + seconds
+        try:
+            return [process.wait(max(end - time.monotonic(), 0.1)) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def said(self) -> str:
+        return "\n".join(log.read_text() for log in self.logs)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "own.py").write_text(REWARD)
+    return make_tiny_folder(folder / "model", num_hidden_layers=1)
+
+
+def command(model: Path, folder: Path, **changes) -> list:
+    own = {"model": model, "output_dir": folder, "reward_funcs": f"[{model.parent}/own.py:parity]"}
+    return ["train", CONFIG, *options(**SETTINGS | own | changes)]
+
+
+@pytest.fixture(scope="module")
+def runs(model, tmp_path_factory):
+    """The folder of a finished run in so many processes, made when it is asked for."""
+    base = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def run(count: int) -> Path:
+        folder = base / str(count)
+        job = Job(count, command(model, folder), base)
+        assert job.codes() == [0] * count, job.said()
+        return folder
+
+    return run
+
+
+def numbers(step: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in step.items() if not name.startswith(OF_THE_MACHINE)}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_numbers_and_answers_are_those_of_one_process(runs, count):
+    alone, together = (read_metrics(runs(number)) for number in (1, count))
+    assert [step["step"] for step in together] == [1, 2, 3, 4]
+    assert any(step["grad_norm"] for step in alone)
+    for one, other in zip(alone, together, strict=True):
+        assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
+    for step in range(1, STEPS + 1):
+        one, other = (read_completions(runs(number), steps=[step]) for number in (1, count))
+        for column in ("prompt", "completion", "image"):
+            assert [row[column] for row in one] == [row[column] for row in other]
+    assert results(runs(count)) == results(runs(1))
+
+
+def results(folder: Path) -> list[dict]:
+    (path,) = (folder / "eval").glob(f"*-{STEPS}.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_only_the_first_process_writes(runs, count):
+    found = [{path.name for path in runs(number).iterdir()} for number in (1, count)]
+    assert found[0] == found[1]
+    one, other = ((runs(number) / "export" / "model.safetensors").read_bytes() for number in (1, count))
+    one, other = (np.frombuffer(each[-4096:], np.float32) for each in (one, other))
+    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_dead_process_ends_the_job_and_one_goes_on_with_nothing_lost(model, runs, tmp_path, victim):
+    folder = tmp_path / "run"
+    job = Job(2, command(model, folder), tmp_path, seconds_a_step=2)
+    metrics = folder / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
+        assert all(process.poll() is None for process in job.processes), job.said()
+        time.sleep(0.1)
+    job.processes[victim].send_signal(signal.SIGKILL)
+    codes = job.codes(SECONDS)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] not in (0, -signal.SIGKILL)
+    assert "Terminating process because the JAX distributed service detected fatal errors" in job.said()
+    assert not (folder / "summary.json").exists()
+    after = Job(1, command(model, folder), tmp_path, devices=2)
+    assert after.codes() == [0], after.said()
+    for one, other in zip(read_metrics(runs(1)), read_metrics(folder), strict=True):
+        assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
+
+
+def test_processes_that_disagree_on_the_config_say_so(model, tmp_path):
+    job = Job(2, [*command(model, tmp_path / "run"), "--seed", "$SEED"], tmp_path)
+    assert job.codes(SECONDS) == [2, 2]
+    assert "process 1 has another seed; start all processes with one config" in job.logs[0].read_text()
