@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FloatingPointError as error:
         print(f"vtzero {known.verb}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"vtzero {known.verb}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
         return 130
     if known.json:
         print(json.dumps(figures))
@@ -124,10 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-2B")
     bench.add_argument("--prompt-length", type=int, help="tokens of a prompt (default: max_prompt_length)")
     bench.add_argument("--image-size", help="WIDTHxHEIGHT (default: the largest that training meets)")
-    bench.add_argument("--only", default="all", help="phases, commas between; all or none")
-    bench.add_argument("--compare", default="none", help="comparisons, commas between; all or none")
+    bench.add_argument(
+        "--only", default="all", help="of vision, prefill, decode, score, update, step; or none"
+    )
+    bench.add_argument(
+        "--compare", default="none", help="comparisons (see the README), commas between; or all"
+    )
     bench.add_argument("--lengths", default="32,128,320,640", help="answer lengths of the comparison growth")
-    bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts")
+    bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts (3)")
 
     report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
     report.add_argument(

@@ -72,3 +72,13 @@ def test_numbers_are_read():
     assert parse_lengths("32,128") == (32, 128)
     with pytest.raises(ValueError, match="--lengths"):
         parse_lengths("many")
+
+
+def test_what_needs_a_config_is_refused_without_one():
+    for settings in (
+        BenchSettings(only=("vision",)),
+        BenchSettings(compare=("head",)),
+        BenchSettings(size="Qwen2-VL-2B"),
+    ):
+        with pytest.raises(ValueError, match="name a config first"):
+            bench(None, settings)

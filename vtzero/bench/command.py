@@ -63,6 +63,12 @@ class BenchSettings:
             raise ValueError(f"--lengths is {self.lengths}; each must be at least 2")
         _ = self.phases, self.comparisons
 
+    def check_alone(self) -> None:
+        """Raise ValueError where something is asked that needs a config, and there is none."""
+        asked = replace(self, repeats=BenchSettings.repeats)
+        if asked != BenchSettings():
+            raise ValueError("without a config only the machine's ceilings are measured; name a config first")
+
     @property
     def phases(self) -> tuple[str, ...]:
         return _names("--only", self.only, PHASES)
@@ -104,6 +110,8 @@ def bench(config: RunConfig | None, settings: BenchSettings) -> dict[str, Any]:
 
     Raises ConfigError for a config that has no groups, or shapes that do not fit.
     """
+    if config is None:
+        settings.check_alone()
     dtype = compute_dtype("auto" if config is None else config.dtype)
     run = None if config is None else _Bench(config, settings)
     device = jax.devices()[0]

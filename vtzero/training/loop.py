@@ -55,7 +55,10 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
         # Only now: a start that fails for a mistake in the config must not bind the folder to it.
         if is_first():
             (folder / "config.yaml").write_text(dump_config(config))
-        return run.to_the_end()
+        try:
+            return run.to_the_end()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(run.goes_on()) from None
 
 
 def _check_agreement(config: RunConfig) -> None:
@@ -84,8 +87,9 @@ def _check_folder(folder: Path, config: RunConfig) -> None:
         if not _is_free(name, config) and _differs(name, saved, config)
     ]
     if changed:
+        values = (f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
         raise ConfigError(
-            f"{folder} holds a run with another {', '.join(changed)}; choose another output_dir or remove it"
+            f"{folder} holds a run with another {', '.join(values)}; choose another output_dir or remove it"
         )
 
 
@@ -139,8 +143,12 @@ class _Run:
         self._checkpoints.close()
 
     def to_the_end(self) -> dict[str, Any]:
-        if self._start == self._config.max_steps and not self._quiet:
-            print(f"{self._folder} has done its {self._start} steps already")
+        if self._start and not self._quiet:
+            last = self._start == self._config.max_steps
+            where = (
+                f"has done its {self._start} steps already" if last else f"goes on after step {self._start}"
+            )
+            print(f"{self._folder} {where}")
         with jax.set_mesh(self._setup.mesh):
             self._compile()
             self._evaluate(0)
@@ -150,11 +158,17 @@ class _Run:
         self._export()
         return self._summarise()
 
+    def goes_on(self) -> str:
+        """What the same command would do after an interruption."""
+        latest = self._checkpoints.latest_step()
+        if latest is None:
+            return f"nothing was saved yet (save_steps is {self._config.save_steps})"
+        return f"the same command goes on after step {latest}"
+
     def _compile(self) -> None:
         """Make every program of the steps before the first, so that no step waits for one."""
         if self._start < self._config.max_steps:
             compile_all(dict(self._method.declare(self._state)), self._progress.compiled)
-            COMPILATIONS.metrics()  # what the steps are charged with is compiled from here on
 
     def _resume(self) -> None:
         latest = self._checkpoints.latest_step()
@@ -195,6 +209,7 @@ class _Run:
         _check_finite(index, report.metrics)
         report.metrics.update(self._compiled.pop(index))
         self._totals.add(report.metrics)
+        report.metrics["num_tokens"] = self._totals.tokens
         if self._logs is not None:
             if index % config.logging_steps == 0 or index == config.max_steps:
                 self._logs.write(report)
