@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fixtures.command import options, vtzero
 
-from vtzero.bench.command import BenchSettings, parse_image_size, parse_lengths
+from vtzero.bench.command import BenchSettings, bench, parse_image_size, parse_lengths
 from vtzero.cli import main
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"

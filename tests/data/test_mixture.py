@@ -204,30 +204,3 @@ def test_images_and_text_share_a_batch(files, pipeline):
     batches = [stream.next_batch(6) for _ in range(4)]
     assert all({len(prompt.patches) > 0 for prompt in batch.prompts} == {True, False} for batch in batches)
     assert len({tuple(leaf.shape for leaf in jax.tree.leaves(batch.arrays)) for batch in batches}) == 1
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_deal_out_the_order_of_one(files, pipeline, count):
-    alone_ids = ids(pipeline(open_mixture(files)).next_batch(6 * count))
-    parts = [pipeline(open_mixture(files), process_index=i, process_count=count) for i in range(count)]
-    together = [ids(part.next_batch(6)) for part in parts]
-    assert [row for group in zip(*together, strict=True) for row in group] == alone_ids
-    assert all(len({row.partition("/")[0] for row in part}) == 2 for part in together)
-
-
-def test_states_of_another_mixture_are_refused(files, pipeline):
-    state = pipeline(open_mixture(files)).get_state()
-    with pytest.raises(
-        ValueError, match=r"the saved data state has block \[1, 1\], but this run has \[2, 1\]"
-    ):
-        pipeline(open_mixture(files, [2, 1])).set_state(state)
-    with pytest.raises(ValueError, match=r"the saved data state has rows .*'sat': 12, 'gsm8k': 5"):
-        pipeline(open_mixture(files, max_images=1)).set_state(state)
-
-
-def test_a_source_of_nothing_but_rejections_ends_with_its_reason(pipeline):
-    stream = pipeline(mixture((4, 30), (1, 1), bad=range(4)))
-    # Seven bad draws at most are among fourteen; the eighth is in these forty.
-    stream.next_batch(7)
-    with pytest.raises(ValueError, match=r"every row of 4 numbers was rejected; .*, of a/\d: no answer"):
-        stream.next_batch(40)
