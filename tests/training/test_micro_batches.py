@@ -38,6 +38,37 @@ def test_more_parts_need_less_and_the_fewest_that_fit_are_chosen(arguments, monk
         np.testing.assert_allclose(program(*arguments), summed_in(1)(*arguments), rtol=1e-4)
 
 
+def test_a_program_that_the_compiler_refuses_does_not_fit(arguments, monkeypatch):
+    monkeypatch.setattr(micro_batches, "device_memory", lambda: 2**40)
+
+    def refused(parts: int) -> Program:
+        program = summed_in(parts)
+        if parts < 4:
+            program.declare = lambda *_: raises(f"RESOURCE_EXHAUSTED: Ran out of memory with {parts}")
+        return program
+
+    assert fewest_parts(refused, (1, 2, 4, 8), arguments)[0] == 4
+    with pytest.raises(ValueError, match="needs more memory than a device has even one sample at a time"):
+        fewest_parts(refused, (1, 2), arguments)
+
+
+def test_another_failure_of_the_compiler_is_not_hidden(arguments):
+    def broken(parts: int) -> Program:
+        program = summed_in(parts)
+        program.declare = lambda *_: raises("INTERNAL: a bug")
+        return program
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        fewest_parts(broken, (1, 2), arguments)
+
+
+def raises(message: str):
+    def compile_it():
+        raise jax.errors.JaxRuntimeError(message)
+
+    return compile_it
+
+
 def test_what_must_stay_beside_it_counts(arguments, monkeypatch):
     needed = bytes_needed(summed_in(1).declare(*arguments)())
     monkeypatch.setattr(micro_batches, "device_memory", lambda: needed / 0.9 + 10)

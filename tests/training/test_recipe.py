@@ -89,6 +89,12 @@ def test_a_kernel_that_the_devices_cannot_run_is_named():
         check_attention(replace(CONFIG, attention="splash", dtype="bfloat16"), "gpu")
 
 
+def test_packing_where_the_kernel_cannot_is_named():
+    with pytest.raises(ConfigError, match="the splash kernel's block mask knows no packed rows"):
+        check_attention(replace(CONFIG, packing=True, dtype="bfloat16"), "tpu")
+    check_attention(replace(CONFIG, packing=True, attention="xla", dtype="bfloat16"), "tpu")
+
+
 def test_a_flash_kernel_holds_no_scores(monkeypatch):
     """By blocks on a CPU or by cuDNN, the same run counts a tenth of what the einsums hold, or less."""
     long = replace(CONFIG, max_prompt_length=512, max_completion_length=704, dtype="bfloat16")

@@ -10,6 +10,7 @@ import jax
 from vtzero.bench.phases import compiled
 from vtzero.bench.programs import Programs
 from vtzero.models.qwen2_vl import costs
+from vtzero.parallel.sharding import readers
 from vtzero.training.ceilings import Limits
 
 LENGTHS = (32, 128, 320, 640)
@@ -80,5 +81,6 @@ def _floor(programs: Programs, limits: Limits, length: int) -> float:
     shapes, devices = programs.shapes, programs.mesh.size
     sizes = (shapes.batch, shapes.group, shapes.prompt, length)
     flops = costs.decode_token(programs.model, *sizes)
-    moved = costs.decode_token_bytes(programs.model, *sizes, programs.dtype.itemsize)
+    size, replicas = programs.dtype.itemsize, readers(programs.mesh)
+    moved = costs.decode_token_bytes(programs.model, *sizes, size, replicas=replicas)
     return max(flops / (limits.flops * devices), moved / (limits.bandwidth * devices))

@@ -13,6 +13,7 @@ from vtzero.bench.programs import Programs
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.sharding import readers
 
 PHASES = ("vision", "prefill", "decode", "score", "update", "step")
 
@@ -196,21 +197,24 @@ def work(programs: Programs, name: str) -> tuple[int, int]:
     config, model, lengths = programs.config, programs.model, programs.shapes.lengths
     if programs.sees_once and name != "vision":
         lengths = replace(lengths, images=())
-    size, freeze = programs.dtype.itemsize, config.freeze
+    size, freeze, replicas = programs.dtype.itemsize, config.freeze, readers(programs.mesh)
     if name == "vision":
         counts = costs.parameters(model)
         patches = sum(lengths.images) * model.vision.patch_dim
         flops = costs.encode(model.vision, lengths.images).total
-        return flops, (counts["vision"] + counts["merger"] + patches) * size
+        return flops, (replicas * (counts["vision"] + counts["merger"]) + patches) * size
     if name == "prefill":
-        return costs.prefill(model, lengths), costs.prefill_bytes(model, lengths, size)
+        return costs.prefill(model, lengths), costs.prefill_bytes(model, lengths, size, replicas=replicas)
     if name == "decode":
-        return costs.decode(model, lengths), costs.decode_bytes(model, lengths, size)
+        return costs.decode(model, lengths), costs.decode_bytes(model, lengths, size, replicas=replicas)
     if name == "score":
-        return costs.score(model, lengths), costs.score_bytes(model, lengths, size)
+        return costs.score(model, lengths), costs.score_bytes(model, lengths, size, replicas=replicas)
     if name == "update":
         micro_batches = config.gradient_accumulation_steps or 1
-        moved = costs.update_bytes(model, lengths, size, freeze, micro_batches)
+        copies = programs.mesh.shape["data"]
+        moved = costs.update_bytes(
+            model, lengths, size, freeze, micro_batches, replicas=replicas, copies=copies
+        )
         return costs.update(model, lengths, freeze), moved
     times = {"prefill": 1, "decode": 1, "score": programs.scorings, "update": config.num_iterations}
     times |= {"vision": 1} if programs.sees_once else {}

@@ -73,7 +73,9 @@ def grpo_loss(
         objective,
         total_tokens,
     )
-    difference = jnp.where(rollout.mask, jnp.abs(logps - rollout.sampler_logps), 0.0)
+    # Of the policy that sampled: later iterations of a rollout train one that has moved.
+    of_the_sampled = logps if rollout.old_logps is None else rollout.old_logps
+    difference = jnp.where(rollout.mask, jnp.abs(of_the_sampled - rollout.sampler_logps), 0.0)
     sums |= {
         "entropy": jnp.where(rollout.mask, entropy, 0.0).sum() / total_tokens,
         "sampling/sampling_logp_difference/mean": difference.sum() / total_tokens,

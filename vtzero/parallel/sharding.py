@@ -82,7 +82,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
     Raises ValueError when the samples do not divide over `data` * `fsdp`.
     """
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    shards = readers(mesh)
 
     def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
         axis, spec = batch_spec(path)
@@ -96,10 +96,14 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(put, batch)
 
 
+def readers(mesh: Mesh) -> int:
+    """How many devices, or groups of them along `tensor`, read all weights for a part of the batch each."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def even_rows(count: int, mesh: Mesh) -> int:
     """`count` rounded up to a number of samples that divides over the mesh."""
-    shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    return -(-count // shards) * shards
+    return -(-count // readers(mesh)) * readers(mesh)
 
 
 def batch_spec(path: Sequence[Any]) -> tuple[int, P]:

@@ -4,7 +4,7 @@ Knows devices and clocks only: no model and no config of runs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -79,7 +79,10 @@ def run_limits(dtype: Any) -> Limits:
     if known is not None:
         return known
     size = _QUICK_CPU if device.platform == "cpu" else _QUICK_ACCELERATOR
-    return measure(dtype, sizes=(size,), array_bytes=2**26, repeats=1).limits
+    limits = measure(dtype, sizes=(size,), array_bytes=2**26, repeats=1).limits
+    # One virtual device measures all the cores that it shares with the others.
+    shared = jax.local_device_count() if device.platform == "cpu" else 1
+    return replace(limits, flops=limits.flops / shared, bandwidth=limits.bandwidth / shared)
 
 
 def measure(

@@ -17,6 +17,7 @@ from vtzero.grpo.packing import Packing
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.processes import join_rows, on_host, row_share
+from vtzero.parallel.sharding import readers
 from vtzero.rewards.registry import load_reward
 from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, score
 from vtzero.rewards.text import aha_words
@@ -271,7 +272,9 @@ class GRPO:
         lengths = lengths_of(begun.scored.asked, begun.drawn.lengths)
         updated = replace(lengths, images=()) if self._phases.sees_once else lengths
         itemsize = compute_dtype(config.dtype).itemsize
-        read = costs.prefill_bytes(model, lengths, itemsize) + costs.decode_bytes(model, lengths, itemsize)
+        replicas = readers(self._setup.mesh)
+        read = costs.prefill_bytes(model, lengths, itemsize, replicas=replicas)
+        read += costs.decode_bytes(model, lengths, itemsize, replicas=replicas)
         return throughput_metrics(
             self._limits,
             devices=self._setup.mesh.size,

@@ -35,17 +35,31 @@ def fewest_parts(
     Raises ValueError when not even the most parts fit.
     """
     limit = int(_USABLE * device_memory()) - beside
-    needed = 0
+    needs = ""
     for parts in sorted(candidates):
         program = make(parts)
-        needed = bytes_needed(program.declare(*arguments)())
+        compiled = _compiled_if_it_fits(program.declare(*arguments))
+        if compiled is None:
+            needs = "more memory than a device has"
+            continue
+        needed = bytes_needed(compiled)
         if needed <= limit:
             return parts, program
+        needs = f"{needed / 2**30:.1f} GiB a device"
     raise ValueError(
-        f"the update needs {needed / 2**30:.1f} GiB a device even one sample at a time, and "
-        f"{limit / 2**30:.1f} are usable: lower max_prompt_length or max_completion_length, or shard with "
-        "mesh.fsdp"
+        f"the update needs {needs} even one sample at a time, and {limit / 2**30:.1f} GiB are usable: "
+        "lower max_prompt_length or max_completion_length, or shard with mesh.fsdp"
     )
+
+
+def _compiled_if_it_fits(compile_it: Callable[[], Any]) -> Any | None:
+    """The program, or None where the compiler itself refuses it, as the one for TPUs does."""
+    try:
+        return compile_it()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None
 
 
 def bytes_needed(compiled: Any) -> int:

@@ -20,7 +20,6 @@ from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weig
 from vtzero.grpo.packing import Layout, Packing, choose_layout, layouts, pack_groups
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
-from vtzero.models.attention import choose_kernel
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import batch_sharding, place, replicated, shard_batch
@@ -28,7 +27,7 @@ from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.micro_batches import bytes_on_a_device, fewest_parts, possible_parts
-from vtzero.training.setup import Setup, compute_dtype
+from vtzero.training.setup import Setup
 from vtzero.training.state import TrainState, make_update
 
 # A layout is worth its compilation where it leaves out a tenth of a group's tokens, its prompt among them.
@@ -57,7 +56,7 @@ class Phases:
         self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._parameters = sampling_parameters(config, setup.banned_ids)
-        self.layouts = _worth_compiling(config) if config.packing and _can_pack(config) else ()
+        self.layouts = _worth_compiling(config) if config.packing else ()
         self.sees_once = _sees_once(config) and setup.buckets.patches > 0
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
@@ -258,12 +257,6 @@ def policy_logps(drawn: Completions) -> Array:
 def _sees_once(config: RunConfig) -> bool:
     """Whether image features are the same before and after an update, and in the reference model."""
     return {"vision", "merger"} <= set(config.freeze)
-
-
-def _can_pack(config: RunConfig) -> bool:
-    """Splash's block mask is static, and knows the grid alone."""
-    platform = jax.default_backend()
-    return choose_kernel(config.attention, platform, compute_dtype(config.dtype)) != "splash"
 
 
 def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:

@@ -128,11 +128,16 @@ def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
 
 
 def check_attention(config: RunConfig, platform: str) -> None:
-    """Raise ConfigError when the kernel asked for cannot run on the mesh's devices."""
+    """Raise ConfigError when the kernel asked for cannot run on the mesh's devices, or cannot pack."""
     try:
-        choose_kernel(config.attention, platform, compute_dtype(config.dtype))
+        kernel = choose_kernel(config.attention, platform, compute_dtype(config.dtype))
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if config.packing and kernel == "splash":
+        raise ConfigError(
+            "packing is true, but the splash kernel's block mask knows no packed rows; "
+            "set packing to false, or attention to xla"
+        )
 
 
 def scheduled_updates(config: RunConfig) -> int:

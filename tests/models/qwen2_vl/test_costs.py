@@ -198,3 +198,15 @@ def test_prefill_score_and_update_move_every_weight():
     )
     assert costs.update_bytes(tied, nothing, 4) == 4 * everything * 2 + 32 * everything
     assert costs.update_bytes(tied, nothing, 4, ("llm",)) < costs.update_bytes(tied, nothing, 4)
+
+
+def test_replicas_read_the_weights_once_more_each():
+    none = costs.Lengths((), (), ())
+    for moved in (costs.prefill_bytes, costs.score_bytes):
+        once = moved(SMALL, none, 2)
+        assert moved(SMALL, none, 2, replicas=3) == 3 * once
+        assert moved(SMALL, LENGTHS, 2, replicas=3) - moved(SMALL, LENGTHS, 2) >= 2 * once
+    grows = [costs.decode_bytes(SMALL, LENGTHS, 2, replicas=count) for count in (1, 2, 3)]
+    assert grows[2] - grows[1] == grows[1] - grows[0] > 0
+    updates = [costs.update_bytes(SMALL, none, 2, copies=count) for count in (1, 2)]
+    assert updates[1] - updates[0] == 8 * 4 * costs.trained_parameters(SMALL, ())

@@ -182,27 +182,41 @@ def cache_bytes(text: TextConfig, itemsize: int) -> int:
     return 2 * text.num_hidden_layers * _key_width(text) * itemsize
 
 
-def prefill_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int) -> int:
-    """The weights of vision encoder and layers, patches and embeddings read, the cache written."""
+def prefill_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, replicas: int = 1) -> int:
+    """The weights of vision encoder and layers, patches and embeddings read, the cache written.
+
+    Here as below it is the sum over all devices, and `replicas` says how many of them (or groups of them,
+    along `tensor`) read all weights for their own part of the batch.
+    """
     counts = parameters(config)
     seen = counts["vision"] + counts["merger"] if lengths.images else 0
     weights = seen + counts["layers"] + counts["norm"]
     inputs = sum(lengths.images) * config.vision.patch_dim + lengths.prompt_tokens * config.text.hidden_size
-    return (weights + inputs) * itemsize + lengths.prompt_tokens * cache_bytes(config.text, itemsize)
+    return (replicas * weights + inputs) * itemsize + lengths.prompt_tokens * cache_bytes(
+        config.text, itemsize
+    )
 
 
 def decode_token_bytes(
-    config: Qwen2VLConfig, batch: int, group: int, prompt: int, length: int, itemsize: int
+    config: Qwen2VLConfig,
+    batch: int,
+    group: int,
+    prompt: int,
+    length: int,
+    itemsize: int,
+    *,
+    replicas: int = 1,
 ) -> int:
     """Token `length` (from 1) of every completion: weights, each prompt's cache once, each completion's own.
 
     Of a completion's own, `length - 1` tokens are read and one is written.
     """
     slots = batch * prompt + batch * group * length
-    return _decode_weights(config, batch * group) * itemsize + slots * cache_bytes(config.text, itemsize)
+    weights = replicas * _decode_weights(config, 0) + batch * group * config.text.hidden_size
+    return weights * itemsize + slots * cache_bytes(config.text, itemsize)
 
 
-def decode_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int) -> int:
+def decode_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, replicas: int = 1) -> int:
     """`decode_token_bytes` over the tokens of completions that end where `lengths` says.
 
     The weights are read until the longest has ended, a prompt's cache until the longest of its group has.
@@ -212,16 +226,17 @@ def decode_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int) -> int:
     slots = sum(prompt * max(group, default=0) for prompt, group in groups)
     slots += sum(_causal_pairs(length) for _, group in groups for length in group)
     rows = lengths.completion_tokens * config.text.hidden_size
-    weights = steps * _decode_weights(config, 0) + rows
+    weights = replicas * steps * _decode_weights(config, 0) + rows
     return weights * itemsize + slots * cache_bytes(config.text, itemsize)
 
 
-def score_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int) -> int:
+def score_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, replicas: int = 1) -> int:
     """Every weight once, and the embeddings of the tokens."""
     counts = parameters(config)
     seen = counts["vision"] + counts["merger"] if lengths.images else 0
     tokens = lengths.prompt_tokens + lengths.completion_tokens
-    return (seen + _decode_weights(config, tokens)) * itemsize
+    weights = replicas * (seen + _decode_weights(config, 0))
+    return (weights + tokens * config.text.hidden_size) * itemsize
 
 
 def update_bytes(
@@ -230,13 +245,17 @@ def update_bytes(
     itemsize: int,
     freeze: Collection[str] = (),
     micro_batches: int = 1,
+    *,
+    replicas: int = 1,
+    copies: int = 1,
 ) -> int:
     """Weights twice a micro-batch; gradients, parameters and Adam's two moments in float32.
 
-    A gradient is written and read once a micro-batch; a parameter and its moments are read and written once.
+    A gradient is written and read once a micro-batch; a parameter and its moments are read and written once,
+    in each of the `copies` of the optimizer's state along `data`.
     """
-    passes = 2 * micro_batches * score_bytes(config, lengths, itemsize)
-    return passes + trained_parameters(config, freeze) * _FLOAT32 * (2 * micro_batches + 6)
+    passes = 2 * micro_batches * score_bytes(config, lengths, itemsize, replicas=replicas)
+    return passes + copies * trained_parameters(config, freeze) * _FLOAT32 * (2 * micro_batches + 6)
 
 
 def _completions_and_head(config: Qwen2VLConfig, lengths: Lengths) -> Flops:
