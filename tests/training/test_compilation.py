@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,27 @@ def test_each_shape_of_the_documents_is_compiled_before_the_first_step(tmp_path)
         train(config, quiet=True)
     metrics = read_metrics(tmp_path / "run")
     assert [step["step"] for step in metrics[1:] if step["compile/count"]] == []
+
+
+def test_a_resumed_run_compiles_its_evaluation_before_its_first_step(tmp_path):
+    config = RunConfig(
+        model=str(make_tiny_folder(tmp_path / "model", num_hidden_layers=1)),
+        output_dir=str(tmp_path / "run"),
+        data=("scenes",),
+        max_steps=1,
+        prompts_per_step=2,
+        num_generations=2,
+        max_completion_length=4,
+        max_prompt_length=200,
+        lr_scheduler_type="constant",
+        eval_data="scenes",
+        eval_limit=3,
+        eval_batch_size=2,
+        eval_steps=3,
+        tensorboard=False,
+    )
+    with fast_compile():
+        train(config, quiet=True)
+        train(replace(config, max_steps=4), quiet=True)
+    metrics = read_metrics(tmp_path / "run")
+    assert [step["step"] for step in metrics if step["compile/count"]] == [1, 2]

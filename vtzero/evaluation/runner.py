@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vtzero.data.batches import Buckets, collate, fits
+from vtzero.data.batches import Buckets, blank_prompts, collate, fits
 from vtzero.data.example import Example, Rejected
 from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import PromptTemplate
@@ -107,9 +107,7 @@ def evaluate(
     rows = _questions(benchmark, {item.index for item in done}, processor, template, buckets)
     for batch in _one_ahead(_batches(rows, buckets, batch_size, processor.pad_id)):
         if batch.arrays is not None:
-            asked = (batch.arrays, _numbers(batch, batch_size))
-            arrays, numbers = asked if mesh is None else shard_batch(asked, mesh)
-            keys = sample_keys(jax.random.key(seed), 0, numbers, 1)
+            arrays, keys = _placed(batch.arrays, _numbers(batch, batch_size), seed, mesh)
             completions = sampler(pieces, arrays, keys, parameters)
             read = list(_read(completions, batch.questions, processor, forced_opening, benchmark.scoring))
             items = [row for row in read if isinstance(row, ItemResult)]
@@ -121,6 +119,28 @@ def evaluate(
         if progress is not None:
             progress(len(result.items) + len(result.rejected), len(benchmark.examples))
     return EvaluationResult(sorted(result.items, key=lambda item: item.index), result.rejected)
+
+
+def declare(
+    *,
+    sampler: Sampler,
+    pieces: tuple[Any, ...],
+    processor: Processor,
+    buckets: Buckets,
+    batch_size: int,
+    parameters: SamplingParameters,
+    mesh: Mesh | None = None,
+) -> Callable[[], Any]:
+    """Prepare the program of `evaluate` with these arguments, before it is called; see `Program.declare`."""
+    prompts = blank_prompts(batch_size, buckets, processor.config.vision.patch_dim)
+    arrays, keys = _placed(prompts, np.zeros(batch_size, np.int32), 0, mesh)
+    return sampler.declare(pieces, arrays, keys, parameters)
+
+
+def _placed(prompts: Prompts, numbers: Any, seed: int, mesh: Mesh | None) -> tuple[Prompts, Any]:
+    """Prompts and the keys of the items with these numbers, where the sampler wants them."""
+    prompts, numbers = (prompts, numbers) if mesh is None else shard_batch((prompts, numbers), mesh)
+    return prompts, sample_keys(jax.random.key(seed), 0, numbers, 1)
 
 
 def greedy(processor: Processor, repetition_penalty: float = 1.0) -> SamplingParameters:

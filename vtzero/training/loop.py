@@ -20,7 +20,7 @@ from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
 from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
 from vtzero.evaluation.results import ResultFiles
-from vtzero.evaluation.runner import evaluate, greedy, used_settings
+from vtzero.evaluation.runner import declare, evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.parallel.processes import is_first, tell_all, wait_for_all
 from vtzero.parallel.sharding import even_rows
@@ -168,7 +168,10 @@ class _Run:
     def _compile(self) -> None:
         """Make every program of the steps before the first, so that no step waits for one."""
         if self._start < self._config.max_steps:
-            compile_all(dict(self._method.declare(self._state)), self._progress.compiled)
+            programs = dict(self._method.declare(self._state))
+            if self._evaluation is not None:
+                programs["evaluation"] = self._evaluation.declare(self._state)
+            compile_all(programs, self._progress.compiled)
 
     def _resume(self) -> None:
         latest = self._checkpoints.latest_step()
@@ -322,11 +325,22 @@ class _Evaluation:
         self._buckets = benchmark_buckets(self._benchmark, self._processor, config.max_prompt_length)
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "none"))
         self._greedy = greedy(self._processor)
+        self._rows = even_rows(config.eval_batch_size, setup.mesh)
+
+    def declare(self, state: TrainState) -> Callable[[], Any]:
+        return declare(
+            sampler=self._sampler,
+            pieces=(state.trainable, state.frozen),
+            processor=self._processor,
+            buckets=self._buckets,
+            batch_size=self._rows,
+            parameters=self._greedy,
+            mesh=self._setup.mesh,
+        )
 
     def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         config = self._setup.config
         files = ResultFiles(self._folder, self._benchmark.name, index, self._used()) if is_first() else None
-        rows = even_rows(config.eval_batch_size, self._setup.mesh)
         result = evaluate(
             self._benchmark,
             sampler=self._sampler,
@@ -334,10 +348,10 @@ class _Evaluation:
             processor=self._processor,
             template=self._template,
             buckets=self._buckets,
-            batch_size=rows,
+            batch_size=self._rows,
             mesh=self._setup.mesh,
             parameters=self._greedy,
-            done=tell_all(None if files is None else files.done(rows))[0],
+            done=tell_all(None if files is None else files.done(self._rows))[0],
             on_batch=None if files is None else files.append,
             progress=progress,
         )
