@@ -7,7 +7,7 @@ and the state alone, whatever the number of processes. Knows no model, no reward
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from vtzero.data.batches import Buckets, collate, fits
 from vtzero.data.example import Rejected
@@ -16,6 +16,7 @@ from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import PromptTemplate
 from vtzero.data.sources import Source
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.processes import ALONE, RowShare
 
 
 @dataclass(frozen=True)
@@ -28,38 +29,6 @@ class PromptBatch:
     prompts: list[PreparedPrompt]
     arrays: Prompts
     rejected: list[Rejected]
-
-
-class Share(Protocol):
-    """Which samples of a batch this process prepares (`vtzero.parallel.processes.RowShare`)."""
-
-    @property
-    def block(self) -> int:
-        """This process's block of samples."""
-
-    @property
-    def blocks(self) -> int:
-        """How many equal blocks there are."""
-
-    def rows(self, batch: int) -> slice:
-        """This process's samples among `batch`."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """What each block's process passes, in the order of the samples."""
-
-
-@dataclass(frozen=True)
-class Alone:
-    """One process, which prepares everything."""
-
-    block: int = 0
-    blocks: int = 1
-
-    def rows(self, batch: int) -> slice:
-        return slice(0, batch)
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
 
 
 class _Verdict(NamedTuple):
@@ -85,7 +54,7 @@ class GroupPipeline:
         buckets: Buckets,
         *,
         seed: int,
-        share: Share | None = None,
+        share: RowShare = ALONE,
         num_threads: int = 4,
         prefetch: int = 16,
         max_rejected: int | None = None,
@@ -101,7 +70,7 @@ class GroupPipeline:
                 raise ValueError(f"{each!r} holds no rows")
         self._sources, self._processor = mixture.sources, processor
         self._template, self._buckets = template, buckets
-        self._share: Share = share or Alone()
+        self._share = share
         self._identity = {**_identity(mixture), "seed": seed}
         # Twice, since two half epochs need not show every row.
         self._max_rejected = [max_rejected or min(1000, 2 * len(each)) for each in mixture.sources]
@@ -217,7 +186,7 @@ class GroupPipeline:
         return f"{which} of {source!r} {were} rejected; the last reason, of {last.id}: {last.reason}"
 
 
-def _part(count: int, share: Share) -> slice:
+def _part(count: int, share: RowShare) -> slice:
     """The part of `count` rows that this process judges; the parts of all are equal to within one."""
     edges = [count * number // share.blocks for number in (share.block, share.block + 1)]
     return slice(*edges)

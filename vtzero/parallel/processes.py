@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from vtzero.parallel.sharding import batch_sharding, batch_spec, replicated
+from vtzero.parallel.sharding import batch_sharding, batch_spec, readers, replicated
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 HEARTBEAT_SECONDS = 30
@@ -107,13 +107,17 @@ class RowShare:
         return [told[process] for process in self.tellers]
 
 
+ALONE = RowShare()
+"""All samples: of one process, or of several that prepare the same."""
+
+
 def row_share(mesh: Mesh) -> RowShare:
     """The share of this process of batches on `mesh`.
 
     Raises ValueError when a process's samples are not a block of their own: the mesh's order of devices then
     mixes the processes.
     """
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = readers(mesh)
     owned: dict[int, set[int]] = {}
     placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((shards,))
     for device, (rows, *_) in placed.items():

@@ -22,7 +22,7 @@ from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import batch_sharding, place, replicated, shard_batch
+from vtzero.parallel.sharding import batch_sharding, place, readers, replicated, shard_batch
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
@@ -179,8 +179,7 @@ class Phases:
     def _chosen_update(self, arguments: tuple[Any, ...], reference: Any = None) -> Program:
         """The update, in as few parts as fit where the config leaves that open."""
         if self._update is None:
-            shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
-            candidates = possible_parts(self._config.prompts_per_step, shards)
+            candidates = possible_parts(self._config.prompts_per_step, readers(self._setup.mesh))
             # A reference that moves is a part of the state, and so counted already.
             beside = bytes_on_a_device(reference) if arguments[0].reference is None else 0
             _, self._update = fewest_parts(self._make_update, candidates, arguments, beside=beside)

@@ -15,7 +15,7 @@ from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.processes import on_host
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import shard_batch
+from vtzero.parallel.sharding import readers, shard_batch
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.ceilings import run_limits
 from vtzero.training.method import Clock, StepReport, when_ready
@@ -86,8 +86,7 @@ class SFT:
     def _chosen_update(self, arguments: tuple[Any, ...]) -> Program:
         """The update, in as few parts as fit where the config leaves that open."""
         if self._update is None:
-            shards = self._setup.mesh.shape["data"] * self._setup.mesh.shape["fsdp"]
-            candidates = possible_parts(self._setup.config.prompts_per_step, shards)
+            candidates = possible_parts(self._setup.config.prompts_per_step, readers(self._setup.mesh))
             _, self._update = fewest_parts(self._make_update, candidates, arguments)
         return self._update
 
