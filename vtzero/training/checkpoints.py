@@ -18,8 +18,8 @@ Name = tuple[str, ...]
 _STATE, _EXTRA = "state", "extra"
 _LONGEST_REASON = 300
 _WRITTEN_AT_ONCE = 256 * 2**20
-"""Bytes; a larger piece of an array is written alone. Without a limit Orbax collects the whole checkpoint, packed,
-before it writes: 3 GiB beside the 4.1 of 2B parameters in bfloat16, and no second less."""
+"""Bytes; a larger piece of an array is written alone. Without a limit Orbax collects the whole packed
+checkpoint before it writes: 3 GiB beside the 4.1 of 2B parameters in bfloat16, and no second less."""
 
 
 class Checkpoints:
