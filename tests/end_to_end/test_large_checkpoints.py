@@ -69,6 +69,7 @@ def test_each_of_four_processes_reads_a_quarter_on_any_mesh(tmp_path):
     assert quarter < min(counts) <= max(counts) < 1.15 * quarter
 
 
+@pytest.mark.slow
 def test_processes_import_and_export_together(tmp_path):
     folder = make_synthetic_folder(tmp_path / "source", SMALL, files=3)
     Job(2, ["import", folder, tmp_path / "imported"], tmp_path).run()

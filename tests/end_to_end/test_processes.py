@@ -1,8 +1,6 @@
-"""Several processes train as one: the numbers of one, an end when one dies, and a resumption anywhere."""
+"""Several processes train as one: the numbers of one, on any mesh, and one that writes."""
 
 import json
-import signal
-import time
 from functools import cache
 from pathlib import Path
 
@@ -51,10 +49,7 @@ SETTINGS = {
     "logging_steps": 1,
 }
 REWARD = """
-import os, time
-
 def parity(completions, **columns):
-    time.sleep(float(os.environ.get("SECONDS_A_STEP", "0")))
     return [float(sum(map(ord, text)) % 2) for text in completions]
 """
 OF_THE_MACHINE = ("timing_s/", "perf/", "compile/", "tokens_per")
@@ -118,26 +113,6 @@ def test_only_the_first_process_writes(runs, job):
     one, other = ((runs(which) / "export" / "model.safetensors").read_bytes() for which in (ALONE, job))
     one, other = (np.frombuffer(each[-4096:], np.float32) for each in (one, other))
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_dead_process_ends_the_job_and_one_goes_on_with_nothing_lost(model, runs, tmp_path, victim):
-    folder = tmp_path / "run"
-    job = Job(2, command(model, folder), tmp_path, SECONDS_A_STEP=2)
-    metrics = folder / "metrics.jsonl"
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
-        assert all(process.poll() is None for process in job.processes), job.said()
-        time.sleep(0.1)
-    job.processes[victim].send_signal(signal.SIGKILL)
-    codes = job.codes(SECONDS)
-    assert codes[victim] == -signal.SIGKILL
-    assert codes[1 - victim] not in (0, -signal.SIGKILL)
-    assert "Terminating process because the JAX distributed service detected fatal errors" in job.said()
-    assert not (folder / "summary.json").exists()
-    after = Job(1, command(model, folder), tmp_path, devices=2)
-    assert after.codes() == [0], after.said()
-    for one, other in zip(read_metrics(runs(ALONE)), read_metrics(folder), strict=True):
-        assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
 
 
 def test_processes_that_disagree_on_the_config_say_so(model, tmp_path):
