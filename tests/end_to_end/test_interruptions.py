@@ -1,4 +1,4 @@
-"""One of two processes is killed in each phase of a step: the job ends, says why, and goes on with nothing lost."""
+"""One of two processes is killed in each phase of a step: the job ends, says why, and loses nothing."""
 
 import signal
 import time
