@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 i
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -187,6 +188,8 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
     keep_programs()
     _join(known)
+    # JAX's own handler only makes a note of it, and the process would go on until it is killed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return train(config, quiet=known.quiet)
 
 

@@ -16,6 +16,7 @@ from vtzero.training.metrics import read_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 SECONDS = 60
+SLOW = pytest.mark.slow
 STEPS = 3
 # Sampling and updating take seconds each, so that a signal sent at their beginning arrives within.
 SETTINGS = {
@@ -100,7 +101,7 @@ PHASES: dict[str, tuple[Callable[[Path], bool], Callable[[Path], bool]]] = {
     [
         ("update", 1),
         *(
-            pytest.param(phase, victim, marks=pytest.mark.slow)
+            pytest.param(phase, victim, marks=SLOW)
             for phase, victim in [
                 ("rollout", 0),
                 ("rollout", 1),
@@ -134,6 +135,23 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_nothing_lost(
 
     start(base, tmp_path).run()
     assert_same_run(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("told", [(0, 1), pytest.param((0,), marks=SLOW), pytest.param((1,), marks=SLOW)])
+def test_sigterm_ends_the_job_with_the_way_to_go_on(base, tmp_path, told):
+    job = start(base, tmp_path)
+    while not done(tmp_path, 2):
+        assert all(process.poll() is None for process in job.processes), job.said()
+        time.sleep(0.01)
+    for index in told:
+        job.processes[index].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    codes = job.codes(SECONDS)
+    print(f"SIGTERM to processes {told}: the job ended after {time.monotonic() - began:.1f} s, with {codes}")
+    assert 0 not in codes
+    assert all("interrupted; the same command goes on after step" in job.logs[i].read_text() for i in told)
+    if len(told) == 2:
+        assert codes == [130, 130]
 
 
 def assert_same_run(actual: Path, expected: Path) -> None:

@@ -22,6 +22,10 @@ COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long is taken for dead, and the job ends."""
 
+GOODBYE_SECONDS = 30
+"""So long an ending process waits for the others to end too; then the job ends for all. One that was
+interrupted alone would wait for those that wait for it."""
+
 
 def start(environment: Mapping[str, str] = os.environ) -> None:
     """Join the other processes of this job; to be called before anything asks for devices.
@@ -43,7 +47,11 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
             raise ValueError(f"{INDEX} is {index}; it must be from 0 to {count - 1}")
         options = {"coordinator_address": given[COORDINATOR], "num_processes": count, "process_id": index}
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, **options)
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=GOODBYE_SECONDS,
+            **options,
+        )
     except ValueError as error:
         raise ValueError(
             f"this process does not know its job ({' '.join(str(error).split())}); "

@@ -27,6 +27,7 @@ from vtzero.training.setup import (
     BLANK,
     check_attention,
     check_batch,
+    check_heads,
     compute_dtype,
     model_folder,
     moves_reference,
@@ -69,6 +70,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     _check(config)
     sizes = _sizes(config)
     check_batch(config, sizes.mesh)
+    check_heads(sizes.model, sizes.mesh["tensor"])
     figures = {
         "model": config.model,
         "parameters": sizes.parameters,

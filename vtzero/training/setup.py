@@ -24,6 +24,7 @@ from vtzero.data.sources import Selected, open_source
 from vtzero.data.supervised import corpus
 from vtzero.models.attention import choose_kernel
 from vtzero.models.layers import Remat
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.processes import is_first, wait_for_all
@@ -90,6 +91,7 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     check_batch(config, dict(mesh.shape))
     check_attention(config, mesh.devices.flat[0].platform)
     template = prompt_template(config.prompt_template)
+    check_heads(read_config(starting_folder(config, run_folder)), mesh.shape["tensor"])
     folder, graphdef, params = _load(config, run_folder, mesh)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     parts, trainable, frozen = split_model(graphdef, params, config.freeze)
@@ -125,6 +127,27 @@ def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
             f"prompts_per_step is {config.prompts_per_step}, which does not divide over the mesh's "
             f"data * fsdp = {shards} devices; change one of them (mesh.tensor takes devices too)"
         )
+
+
+def check_heads(model: Qwen2VLConfig, tensor: int) -> None:
+    """Raise ConfigError where `tensor` devices cannot share out the heads: each would compute all of them."""
+    if tensor not in (possible := tensor_sizes(model)):
+        text = model.text
+        raise ConfigError(
+            f"mesh.tensor is {tensor}, which cannot share out the model's heads ({text.num_attention_heads} "
+            f"of queries, {text.num_key_value_heads} of keys, {model.vision.num_heads} of the vision "
+            f"encoder); it can be {', '.join(map(str, possible))}"
+        )
+
+
+def tensor_sizes(model: Qwen2VLConfig) -> list[int]:
+    """Over how many devices all heads divide; key heads that are fewer than the devices are repeated."""
+    queries, keys = model.text.num_attention_heads, model.text.num_key_value_heads
+    return [
+        size
+        for size in range(1, queries + 1)
+        if not (queries % size or model.vision.num_heads % size or (keys % size and size % keys))
+    ]
 
 
 def check_attention(config: RunConfig, platform: str) -> None:
