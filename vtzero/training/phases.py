@@ -17,7 +17,7 @@ from vtzero.config import RunConfig, shared_settings
 from vtzero.data.batches import blank_prompts
 from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
-from vtzero.grpo.packing import Layout, Packing, choose_layout, layouts, pack_groups
+from vtzero.grpo.packing import Cut, Layout, Packing, ShortGrid, arrange, choose_layout, layouts
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.models.qwen2_vl.inputs import Prompts
@@ -56,7 +56,8 @@ class Phases:
         self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._parameters = sampling_parameters(config, setup.banned_ids)
-        self.layouts = _worth_compiling(config) if config.packing else ()
+        self.layouts: tuple[Layout | Cut, ...] = _cuts(config)
+        self.layouts += _worth_compiling(config) if config.packing else ()
         self.sees_once = _sees_once(config) and setup.buckets.patches > 0
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
@@ -81,12 +82,12 @@ class Phases:
         keys = self._keys(index)
         return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
 
-    def pack(self, lengths: Int[np.ndarray, "batch group"]) -> Packing | None:
+    def pack(self, lengths: Int[np.ndarray, "batch group"]) -> Packing | ShortGrid | None:
         """The smallest declared layout that holds these completions; None for the grid."""
         layout = choose_layout(lengths, self.layouts)
         if layout is None:
             return None
-        return self.place(pack_groups(lengths, self._config.max_completion_length, layout))
+        return self.place(arrange(lengths, self._config.max_completion_length, layout))
 
     def place(self, host: Any) -> Any:
         """Arrays of the host, samples first, on the devices of their samples."""
@@ -97,7 +98,7 @@ class Phases:
         return self._weigh(drawn.lengths, drawn.terminated, self.place(rewards))
 
     def score(
-        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | None
+        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | ShortGrid | None
     ) -> Float[Array, "batch group length"]:
         """Log-probabilities of the completions under these parameters."""
         return self._score(trainable, frozen, prompts, ids, packing)
@@ -120,7 +121,7 @@ class Phases:
         rewards = self._zeros(drawn.lengths.shape, jnp.float32)
         yield "advantages", self._weigh.declare(drawn.lengths, drawn.terminated, rewards)
         for layout in (None, *self.layouts):
-            name = "" if layout is None else f", {layout.rows} rows of {layout.length}"
+            name = "" if layout is None else f", {layout}"
             packing = None if layout is None else self._blank_packing(layout)
             if reference is not None or self._config.num_iterations > 1:
                 read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
@@ -151,13 +152,13 @@ class Phases:
             policy_logps=self._zeros(tokens, jnp.float32),
         )
 
-    def _blank_packing(self, layout: Layout) -> Packing:
+    def _blank_packing(self, layout: Layout | Cut) -> Packing | ShortGrid:
         config = self._config
         lengths = np.zeros((config.prompts_per_step, config.num_generations), np.int32)
-        return self.place(pack_groups(lengths, config.max_completion_length, layout))
+        return self.place(arrange(lengths, config.max_completion_length, layout))
 
     def _blank_rollout(
-        self, prompts: Prompts, drawn: Completions, packing: Packing | None, has_reference: bool
+        self, prompts: Prompts, drawn: Completions, packing: Packing | ShortGrid | None, has_reference: bool
     ) -> Rollout:
         logps: Any = drawn.policy_logps
         return Rollout(
@@ -209,7 +210,7 @@ class Phases:
         )
 
     def _logprobs(
-        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | None
+        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | ShortGrid | None
     ) -> Array:
         model = self._setup.parts.merge(trainable, frozen)
         logps, _ = group_logprobs(
@@ -256,6 +257,11 @@ def policy_logps(drawn: Completions) -> Array:
 def _sees_once(config: RunConfig) -> bool:
     """Whether image features are the same before and after an update, and in the reference model."""
     return {"vision", "merger"} <= set(config.freeze)
+
+
+def _cuts(config: RunConfig) -> tuple[Cut, ...]:
+    lengths = config.completion_length_buckets
+    return tuple(Cut(config.num_generations, length) for length in sorted({*lengths}, reverse=True))
 
 
 def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:
