@@ -58,10 +58,10 @@ class Phases:
         self._parameters = sampling_parameters(config, setup.banned_ids)
         self.layouts: tuple[Layout | Cut, ...] = _cuts(config)
         self.layouts += _worth_compiling(config) if config.packing else ()
-        self.sees_once = _sees_once(config) and setup.buckets.patches > 0
+        self._seen = _seen_once(config) if setup.buckets.patches > 0 else None
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
-        self._see = Program(self._features, out_shardings=self._rows) if self.sees_once else None
+        self._see = None if self._seen is None else Program(self._look, out_shardings=self._rows)
         self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
         self._weigh = Program(
             self._weighed,
@@ -71,11 +71,16 @@ class Phases:
         parts = config.gradient_accumulation_steps
         self._update = self._make_update(parts) if parts else None
 
+    @property
+    def sees_once(self) -> bool:
+        """Whether the vision encoder (but for a merger that is trained) is run once a step."""
+        return self._see is not None
+
     def see(self, state: TrainState, prompts: Prompts) -> Prompts:
-        """Prompts with their image features, where no update changes what makes these."""
+        """Prompts with what is made of their images, as far as no update changes what makes it."""
         if self._see is None:
             return prompts
-        return _with_features(prompts, self._see(state.frozen, state.trainable, prompts))
+        return self._with_seen(prompts, self._see(state.frozen, state.trainable, prompts))
 
     def draw(self, state: TrainState, prompts: Prompts, index: int) -> Completions:
         """The completions of step `index`."""
@@ -114,8 +119,8 @@ class Phases:
         prompts, drawn = self._blank_prompts(), self._blank_completions()
         if self._see is not None:
             yield "vision", self._see.declare(state.frozen, state.trainable, prompts)
-            features = jax.eval_shape(self._features, state.frozen, state.trainable, prompts)
-            prompts = _with_features(prompts, self._zeros(features.shape, features.dtype))
+            seen = jax.eval_shape(self._look, state.frozen, state.trainable, prompts)
+            prompts = self._with_seen(prompts, self._zeros(seen.shape, seen.dtype))
         pieces = (state.trainable, state.frozen)
         yield "sampling", self._sampler.declare(pieces, prompts, self._keys(0), self._parameters)
         rewards = self._zeros(drawn.lengths.shape, jnp.float32)
@@ -194,8 +199,15 @@ class Phases:
         samples = jnp.arange(config.prompts_per_step)
         return sample_keys(jax.random.key(config.seed), index, samples, config.num_generations)
 
-    def _features(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
-        return self._setup.parts.merge(trainable, frozen).see(prompts)
+    def _look(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
+        model = self._setup.parts.merge(trainable, frozen)
+        return model.see(prompts) if self._seen == "features" else model.encode(prompts)
+
+    def _with_seen(self, prompts: Prompts, seen: Any) -> Prompts:
+        """The patches stay only as an empty array: nothing reads them."""
+        names = ("patches", "patch_positions", "segments")
+        empty = {name: getattr(prompts, name)[:, :0] for name in names}
+        return replace(prompts, **{str(self._seen): seen}, **empty)
 
     def _weighed(self, lengths: Array, terminated: Array, rewards: Array) -> Weighed:
         settings = self._objective
@@ -254,9 +266,11 @@ def policy_logps(drawn: Completions) -> Array:
     return drawn.policy_logps
 
 
-def _sees_once(config: RunConfig) -> bool:
-    """Whether image features are the same before and after an update, and in the reference model."""
-    return {"vision", "merger"} <= set(config.freeze)
+def _seen_once(config: RunConfig) -> str | None:
+    """What of an image is the same before and after an update, and in the reference model (see `Prompts`)."""
+    if "vision" not in config.freeze:
+        return None
+    return "features" if "merger" in config.freeze else "encoded"
 
 
 def _cuts(config: RunConfig) -> tuple[Cut, ...]:
@@ -269,10 +283,3 @@ def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:
     most = config.max_prompt_length + group * length
     found = layouts(group, length)
     return tuple(item for item in found if group * length - item.slots >= _LEAST_SAVING * most)
-
-
-def _with_features(prompts: Prompts, features: Any) -> Prompts:
-    """The patches stay only as an empty array: nothing reads them."""
-
-    names = ("patches", "patch_positions", "segments")
-    return replace(prompts, features=features, **{name: getattr(prompts, name)[:, :0] for name in names})
