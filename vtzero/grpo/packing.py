@@ -6,6 +6,7 @@ left out, and positions and masks stay those of the grid, so the numbers are the
 arrays; knows no model.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,7 @@ class Packing:
     @property
     def share(self) -> float:
         """Of the grid's slots, those that are computed."""
-        return self.source[0].size / self.slot[0].size
+        return math.prod(self.source.shape[1:]) / math.prod(self.slot.shape[1:])
 
     @property
     def segments(self) -> Int[Array, "batch rows slots"]:

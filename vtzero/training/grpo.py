@@ -25,7 +25,7 @@ from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
 from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
-from vtzero.training.phases import Phases, Weighed, policy_logps
+from vtzero.training.phases import Blueprint, Phases, Weighed, policy_logps
 from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
 from vtzero.training.state import TrainState, follow, make_reference_sync
 from vtzero.training.throughput import throughput_metrics
@@ -99,7 +99,7 @@ class GRPO:
             share=self._share,
             prefetch=2 * config.prompts_per_step // self._share.blocks,
         )
-        self._phases = Phases(setup)
+        self._phases = Phases(Blueprint.of(setup))
         self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
         self._rates = learning_rates(setup)
         self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")

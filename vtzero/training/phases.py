@@ -11,24 +11,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from vtzero.config import RunConfig, shared_settings
-from vtzero.data.batches import blank_prompts
+from vtzero.data.batches import Buckets, blank_prompts
 from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
 from vtzero.grpo.packing import Cut, Layout, Packing, ShortGrid, arrange, choose_layout, layouts
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import batch_sharding, place, readers, replicated, shard_batch
+from vtzero.parallel.sharding import batch_shapes, batch_sharding, place, readers, replicated
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.micro_batches import bytes_on_a_device, fewest_parts, possible_parts
 from vtzero.training.setup import Setup
-from vtzero.training.state import TrainState, make_update
+from vtzero.training.state import ModelParts, TrainState, make_update
 
 # A layout is worth its compilation where it leaves out a tenth of a group's tokens, its prompt among them.
 _LEAST_SAVING = 0.1
@@ -46,10 +48,39 @@ class Weighed:
     statistics: dict[str, Array]
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """What the programs of a step are made from: settings, shapes, a mesh and no array.
+
+    The mesh may be one of devices that are not here, for which the programs can then be compiled.
+    """
+
+    config: RunConfig
+    model: Qwen2VLConfig
+    buckets: Buckets
+    mesh: jax.sharding.Mesh
+    shardings: TrainState
+    parts: ModelParts
+    optimizer: optax.GradientTransformation
+    decoding: DecodeSettings
+
+    @classmethod
+    def of(cls, setup: Setup) -> "Blueprint":
+        """That of a run."""
+        names = ("config", "buckets", "mesh", "shardings", "parts", "optimizer")
+        own = {name: getattr(setup, name) for name in names}
+        return cls(model=setup.processor.config, decoding=decode_settings(setup, "policy"), **own)
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Vision ids, which sampling may not draw."""
+        return self.model.vision_token_ids
+
+
 class Phases:
     """One program a phase; `score` and `update` have one for each layout of the completions."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Blueprint):
         config = setup.config
         self._setup, self._config = setup, config
         self._rows, self._everywhere = batch_sharding(setup.mesh), replicated(setup.mesh)
@@ -62,7 +93,7 @@ class Phases:
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
         self._see = None if self._seen is None else Program(self._look, out_shardings=self._rows)
-        self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
+        self._sampler = Sampler(setup.parts.merge, setup.decoding, out_shardings=self._rows)
         self._weigh = Program(
             self._weighed,
             out_shardings=_weighed_as(self._rows, self._everywhere),
@@ -122,7 +153,7 @@ class Phases:
             seen = jax.eval_shape(self._look, state.frozen, state.trainable, prompts)
             prompts = self._with_seen(prompts, self._zeros(seen.shape, seen.dtype))
         pieces = (state.trainable, state.frozen)
-        yield "sampling", self._sampler.declare(pieces, prompts, self._keys(0), self._parameters)
+        yield "sampling", self._sampler.declare(pieces, prompts, self._blank_keys(), self._parameters)
         rewards = self._zeros(drawn.lengths.shape, jnp.float32)
         yield "advantages", self._weigh.declare(drawn.lengths, drawn.terminated, rewards)
         for layout in (None, *self.layouts):
@@ -132,19 +163,28 @@ class Phases:
                 read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
                 yield f"scoring{name}", self._score.declare(*read)
             rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
-            arguments = (state, rollout, self._total(0))
+            arguments = (state, rollout, self._blank(jnp.int32, self._everywhere))
             yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
 
-    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return place(np.zeros(shape, dtype), self._rows)
+    def _blank(self, dtype: Any, sharding: Any, *shape: int) -> Any:
+        """An array's shape, and where it will lie."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    def _total(self, tokens: int) -> Array:
-        return place(np.int32(tokens), self._everywhere)
+    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._blank(dtype, self._rows, *shape)
+
+    def _placed(self, host: Any) -> Any:
+        """The shapes of arrays of the host, samples first, where `place` would put them."""
+        return jax.tree.map(lambda array: self._zeros(array.shape, array.dtype), host)
+
+    def _blank_keys(self) -> Any:
+        keys = jax.eval_shape(self._drawn_keys, jnp.int32(0))
+        return self._zeros(keys.shape, keys.dtype)
 
     def _blank_prompts(self) -> Prompts:
         setup = self._setup
-        patch_dim = setup.processor.config.vision.patch_dim
-        return shard_batch(blank_prompts(self._config.prompts_per_step, setup.buckets, patch_dim), setup.mesh)
+        blank = blank_prompts(self._config.prompts_per_step, setup.buckets, setup.model.vision.patch_dim)
+        return batch_shapes(blank, setup.mesh)
 
     def _blank_completions(self) -> Completions:
         config = self._config
@@ -160,7 +200,7 @@ class Phases:
     def _blank_packing(self, layout: Layout | Cut) -> Packing | ShortGrid:
         config = self._config
         lengths = np.zeros((config.prompts_per_step, config.num_generations), np.int32)
-        return self.place(arrange(lengths, config.max_completion_length, layout))
+        return self._placed(arrange(lengths, config.max_completion_length, layout))
 
     def _blank_rollout(
         self, prompts: Prompts, drawn: Completions, packing: Packing | ShortGrid | None, has_reference: bool
