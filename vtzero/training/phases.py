@@ -178,7 +178,7 @@ class Phases:
         return jax.tree.map(lambda array: self._zeros(array.shape, array.dtype), host)
 
     def _blank_keys(self) -> Any:
-        keys = jax.eval_shape(self._drawn_keys, jnp.int32(0))
+        keys = jax.eval_shape(self._drawn_keys, np.int32(0))
         return self._zeros(keys.shape, keys.dtype)
 
     def _blank_prompts(self) -> Prompts:
