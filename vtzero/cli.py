@@ -65,11 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print the resolved recipe, data counts, tokens and memory; read no weights",
     )
     train.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    train.add_argument(
-        "--distributed",
-        action="store_true",
-        help="one of several processes that train as one (TPU pods, Slurm, Open MPI; else JAX_* variables)",
-    )
+    _distributed_argument(train)
 
     evaluate = _verb(verbs, "eval", _eval, "accuracy of a model on a benchmark")
     _model_arguments(evaluate)
@@ -114,10 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run_folder", type=Path, help="the run's folder, or what `vtzero import` wrote")
     export.add_argument("out", type=Path)
     export.add_argument("--step", type=int, help="checkpoint step (default: the last)")
+    _distributed_argument(export)
 
     importer = _verb(verbs, "import", _import, "a Hugging Face folder -> an Orbax checkpoint")
     importer.add_argument("folder", type=Path)
     importer.add_argument("out", type=Path)
+    _distributed_argument(importer)
 
     bench = _verb(verbs, "bench", _bench, "this machine against its own limits, by the phases of a step")
     bench.add_argument("config", nargs="?", help="YAML file; further --key value pairs override it")
@@ -155,6 +153,21 @@ def _verb(verbs: Any, name: str, run: Callable[..., dict[str, Any]], text: str) 
     return parser
 
 
+def _distributed_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes that work as one (TPU pods, Slurm, Open MPI; else JAX_* variables)",
+    )
+
+
+def _join(known: argparse.Namespace) -> None:
+    if known.distributed:
+        from vtzero.parallel.processes import start
+
+        start()
+
+
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", help="Hugging Face folder, or 'tiny'")
     parser.add_argument("--prompt-template", default="r1_zero_base")
@@ -173,10 +186,7 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from vtzero.training.loop import train
 
     keep_programs()
-    if known.distributed:
-        from vtzero.parallel.processes import start
-
-        start()
+    _join(known)
     return train(config, quiet=known.quiet)
 
 
@@ -244,12 +254,14 @@ def _model_settings(known: argparse.Namespace) -> Any:
 def _export(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.training.convert import export_run
 
+    _join(known)
     return export_run(known.run_folder, known.out, known.step)
 
 
 def _import(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.training.convert import import_folder
 
+    _join(known)
     return import_folder(known.folder, known.out)
 
 

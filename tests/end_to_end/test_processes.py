@@ -1,11 +1,7 @@
 """Several processes train as one: the numbers of one, an end when one dies, and a resumption anywhere."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -13,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.command import options
-from fixtures.fast_compile import FAST_COMPILE_FLAGS
+from fixtures.jobs import Job
 from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.training.completions import read_completions
 from vtzero.training.metrics import read_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-DEVICES, STEPS, SECONDS = 4, 4, 60
+STEPS, SECONDS = 4, 60
 COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 SETTINGS = {
     "max_steps": STEPS,
@@ -44,56 +40,6 @@ def parity(completions, **columns):
     return [float(sum(map(ord, text)) % 2) for text in completions]
 """
 OF_THE_MACHINE = ("timing_s/", "perf/", "compile/", "tokens_per")
-
-
-class Job:
-    """One run of the command in some processes, which share `devices` virtual devices."""
-
-    def __init__(
-        self, count: int, command: list, logs: Path, *, devices: int = DEVICES, seconds_a_step: float = 0
-    ):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.logs = [logs / f"process-{index}.log" for index in range(count)]
-        self.processes = []
-        for index, log in enumerate(self.logs):
-            flags = f"--xla_force_host_platform_device_count={devices // count} {FAST_COMPILE_FLAGS}"
-            environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-            environment |= {
-                "SECONDS_A_STEP": str(seconds_a_step),
-                "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(index),
-            }
-            several = ["--distributed"] if count > 1 else []
-            with log.open("w") as out:
-                self.processes.append(
-                    subprocess.Popen(
-                        [
-                            sys.executable,
-                            "-m",
-                            "vtzero.cli",
-                            *(str(part).replace("$SEED", str(index)) for part in command),
-                            *several,
-                        ],
-                        stdout=out,
-                        stderr=subprocess.STDOUT,
-                        env=environment,
-                    )
-                )
-
-    def codes(self, seconds: float = 600) -> list[int]:
-        """The exit codes; everything that is left after `seconds` is ended."""
-        end = time.monotonic() + seconds
-        try:
-            return [process.wait(max(end - time.monotonic(), 0.1)) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-
-    def said(self) -> str:
-        return "\n".join(log.read_text() for log in self.logs)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +104,7 @@ def test_only_the_first_process_writes(runs, count):
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_dead_process_ends_the_job_and_one_goes_on_with_nothing_lost(model, runs, tmp_path, victim):
     folder = tmp_path / "run"
-    job = Job(2, command(model, folder), tmp_path, seconds_a_step=2)
+    job = Job(2, command(model, folder), tmp_path, SECONDS_A_STEP=2)
     metrics = folder / "metrics.jsonl"
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 3:
         assert all(process.poll() is None for process in job.processes), job.said()

@@ -17,6 +17,9 @@ from orbax.checkpoint import v1 as ocp
 Name = tuple[str, ...]
 _STATE, _EXTRA = "state", "extra"
 _LONGEST_REASON = 300
+_WRITTEN_AT_ONCE = 256 * 2**20
+"""Bytes; a larger piece of an array is written alone. Without a limit Orbax collects the whole packed
+checkpoint before it writes: 3 GiB beside the 4.1 of 2B parameters in bfloat16, and no second less."""
 
 
 class Checkpoints:
@@ -51,7 +54,7 @@ class Checkpoints:
         items = {_STATE: unflatten_dict(leaves), _EXTRA: _Json(_to_json(extra))}
         self.wait()
         try:
-            self._open().save_checkpointables_async(step, items, force=True)
+            self._open(leaves).save_checkpointables_async(step, items, force=True)
         except ocp.training.errors.StepAlreadyExistsError as error:
             path = self._folder / str(step)
             raise ValueError(f"{path}: exists already; remove it, or continue from it") from error
@@ -123,11 +126,14 @@ class Checkpoints:
         value: dict[str, Any] = json.loads(extra.text)
         return value
 
-    def _open(self) -> ocp.training.Checkpointer:
+    def _open(self, leaves: Mapping[Name, Any]) -> ocp.training.Checkpointer:
         if self._writer is None:
             policies = ocp.training.preservation_policies
+            context = ocp.Context()
+            context.memory_options.write_concurrent_bytes = max(_WRITTEN_AT_ONCE, 2 * _largest_piece(leaves))
             self._writer = ocp.training.Checkpointer(
                 self._folder,
+                context=context,
                 preservation_policy=policies.LatestN(self._keep),
                 cleanup_tmp_directories=True,
             )
@@ -197,6 +203,13 @@ def _check_spread(leaves: Mapping[Name, Any]) -> None:
     for name, leaf in leaves.items():
         if jax.process_count() > 1 and leaf.is_fully_addressable:
             raise ValueError(f"{'.'.join(name)!r} is in one process only; place it on the run's mesh first")
+
+
+def _largest_piece(leaves: Mapping[Name, Any]) -> int:
+    """The bytes of the largest array on one device of this process."""
+    return max(
+        (shard.data.nbytes for leaf in leaves.values() for shard in leaf.addressable_shards), default=0
+    )
 
 
 def _has_place(leaf: Any) -> bool:

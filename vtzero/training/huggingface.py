@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -79,8 +80,9 @@ def load_model(
 
     Parameters keep the dtype they are stored in unless `parameter_dtype` says otherwise. `sharding` gives
     each parameter's sharding by its path, as a function or as a tree like the parameters (None is the default
-    device); then only the slices that this process's devices own are read. One parameter at a time is
-    assembled on the host; a CPU device takes that memory over, so that the peak is the checkpoint's size.
+    device). Each device reads an equal part of every tensor, whole rows of it, and the devices exchange what
+    they read: together, all processes read the folder once. One parameter at a time is assembled on the
+    host; a CPU device takes that memory over, so that the peak is the size of the parameters.
 
     Raises FileNotFoundError and ValueError, in one line that names the file or the tensor, when the folder's
     weights are absent, pickled, damaged, misshapen, too few or too many (see `checkpoint_tensors`).
@@ -88,9 +90,11 @@ def load_model(
     config = read_config(folder)
     shapes = parameter_shapes(config)
     layers = _layers_by_parameter(checkpoint_tensors(Path(folder), config), config)
+    # The largest first: what an exchange needs for a moment then fits in the room of those still to come.
+    order = sorted(shapes, key=lambda path: -math.prod(shapes[path]))
     placed = {
-        path: _load_parameter(layers[path], shape, parameter_dtype, _sharding_at(sharding, path))
-        for path, shape in shapes.items()
+        path: _load_parameter(layers[path], shapes[path], parameter_dtype, _sharding_at(sharding, path))
+        for path in order
     }
     graphdef, state = abstract_model(config, dtype=dtype, remat=remat, attention=attention)
     nnx.replace_by_pure_dict(state, unflatten_dict(placed))
@@ -121,11 +125,27 @@ def _load_parameter(
         return read(tuple(span.indices(size)[:2] for span, size in spans))
 
     if sharding is None:
-        array = jax.device_put(owned(None))
-    else:
-        array = jax.make_array_from_callback(shape, sharding, owned)
-    # Transfers are asynchronous: without waiting, the host copies of all parameters would pile up.
-    return jax.block_until_ready(array)
+        # Transfers are asynchronous: without waiting, the host copies of all parameters would pile up.
+        return jax.block_until_ready(jax.device_put(owned(None)))
+    by_rows = _by_rows(sharding, shape, len(shape) - len(layers[0].shape))
+    array = jax.block_until_ready(jax.make_array_from_callback(shape, by_rows, owned))
+    return array if by_rows == sharding else jax.block_until_ready(_moved(sharding)(array))
+
+
+def _by_rows(sharding: Sharding, shape: Shape, axis: int) -> Sharding:
+    """Equal parts of the rows of each layer for the devices of `sharding`, where they divide.
+
+    A row of a file is read whole. Where devices own columns, each would read every row, and where they own
+    the same slice, as replicas do, so would each process.
+    """
+    if not isinstance(sharding, NamedSharding) or shape[axis] % sharding.mesh.size:
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(*(None,) * axis, sharding.mesh.axis_names))
+
+
+@cache
+def _moved(sharding: Sharding) -> Any:
+    return jax.jit(lambda array: array, out_shardings=sharding)
 
 
 def _read(
