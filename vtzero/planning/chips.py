@@ -1,6 +1,5 @@
 """TPU slices by name, and what their chips can do. Knows no model and no config of runs."""
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -70,11 +69,6 @@ def check_name(name: str) -> tuple[str, str]:
         known = "; ".join(f"{kind}:{', '.join(shapes)}" for kind, shapes in SLICES.items())
         raise ValueError(f"topology {name!r} is unknown; known are {known}")
     return generation, shape
-
-
-def chip_count(name: str) -> int:
-    """How many chips a known slice has."""
-    return math.prod(map(int, check_name(name)[1].split("x")))
 
 
 def larger(name: str) -> list[str]:

@@ -3,9 +3,10 @@
 The compiler counts the body of a loop once; here it counts as often as it runs. Text in, numbers out.
 """
 
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -14,8 +15,12 @@ _COLLECTIVE = re.compile(
 )
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _GROUPS = re.compile(r"replica_groups=(\{\{[\d,]*\}|\[\d+,(\d+)\])")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
 _BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 
@@ -29,6 +34,7 @@ class Exchange:
     group: int
     received: float
     times: int
+    channel: str = ""
 
     @property
     def total(self) -> float:
@@ -38,27 +44,25 @@ class Exchange:
 def exchanges(program: str, *, trips: int = 1) -> list[Exchange]:
     """Every collective of a compiled program's text, the largest in all first.
 
-    `trips` is how often a loop runs whose count the compiler does not know.
+    A loop runs as often as its condition says (a counter from 0, below a constant), else `trips` times. A
+    collective that the compiler spreads over several fusions, to hide it, is one: they share its channel.
     """
     computations = dict(_computations(program.splitlines()))
     entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
 
     @cache
     def inside(name: str) -> tuple[Exchange, ...]:
-        found: list[Exchange] = []
-        for line in computations.get(name, (False, ()))[1]:
+        found: dict[str, Exchange] = {}
+        for number, line in enumerate(computations.get(name, (False, ()))[1]):
             if exchange := _exchange(line):
-                found.append(exchange)
+                found.setdefault(exchange.channel or f"{name} {number}", exchange)
                 continue
-            if re.search(r"-(update|done)\(", line):
-                continue  # counted where it starts
-            times = _times(line, trips)
+            times = _times(line, computations, trips)
             for called in _called(line):
-                found += [
-                    Exchange(one.kind, one.shape, one.group, one.received, one.times * times)
-                    for one in inside(called)
-                ]
-        return tuple(found)
+                for one in inside(called):
+                    key = one.channel or f"{name} {number} {len(found)}"
+                    found.setdefault(key, replace(one, times=one.times * times))
+        return tuple(found.values())
 
     return sorted(inside(entry), key=lambda one: -one.total)
 
@@ -80,11 +84,15 @@ def _called(line: str) -> list[str]:
     return [name for group in _CALLED.findall(line) for name in re.findall(r"[\w.\-]+", group)]
 
 
-def _times(line: str, trips: int) -> int:
+def _times(line: str, computations: Mapping[str, tuple[bool, tuple[str, ...]]], trips: int) -> int:
+    """How often what a line calls runs."""
     if " while(" not in line:
         return 1
-    known = _TRIPS.search(line)
-    return int(known[1]) if known else trips
+    condition = _CONDITION.search(line)
+    lines = computations[condition[1]][1] if condition else ()
+    constants = {found[1]: found[2] for text in lines if (found := _CONSTANT.search(text))}
+    bounds = [constants.get(found[1]) for text in lines if (found := _BELOW.search(text))]
+    return int(bounds[0]) if bounds and bounds[0] is not None else trips
 
 
 def _exchange(line: str) -> Exchange | None:
@@ -109,11 +117,15 @@ def _exchange(line: str) -> Exchange | None:
         "all-to-all": size * others / group,
         "collective-permute": size,
     }[kind]
-    return Exchange(kind, result.split("{")[0], group, received, 1)
+    channel = _CHANNEL.search(line)
+    return Exchange(kind, result.split("{")[0], group, received, 1, channel[1] if channel else "")
 
 
 def _group(line: str) -> int:
     """How many devices exchange with each other; 2 where the line names pairs."""
+    if mesh := _MESH_GROUPS.search(line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
     match = _GROUPS.search(line)
     if match is None:
         return 2
