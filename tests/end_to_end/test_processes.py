@@ -17,7 +17,25 @@ from vtzero.training.metrics import read_metrics
 
 CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 STEPS, SECONDS = 4, 60
-COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
+# Processes, and the mesh over their four devices. Along `tensor` several processes share samples.
+JOBS = [
+    (2, {"data": 4}),
+    (2, {"tensor": 4}),
+    *(
+        pytest.param((count, mesh), marks=pytest.mark.slow)
+        for count, mesh in [
+            (2, {"data": 2, "tensor": 2}),
+            (2, {"fsdp": 2, "tensor": 2}),
+            (4, {"data": 4}),
+            (4, {"fsdp": 4}),
+            (4, {"tensor": 4}),
+            (4, {"data": 2, "tensor": 2}),
+            (4, {"fsdp": 2, "tensor": 2}),
+            (4, {"data": 2, "fsdp": 2}),
+        ]
+    ),
+]
+ALONE = (1, {"data": 4})
 SETTINGS = {
     "max_steps": STEPS,
     "save_steps": 2,
@@ -56,35 +74,36 @@ def command(model: Path, folder: Path, **changes) -> list:
 
 @pytest.fixture(scope="module")
 def runs(model, tmp_path_factory):
-    """The folder of a finished run in so many processes, made when it is asked for."""
+    """The folder of a finished run in so many processes on a mesh, made when it is asked for."""
     base = tmp_path_factory.mktemp("runs")
 
     @cache
-    def run(count: int) -> Path:
-        folder = base / str(count)
-        job = Job(count, command(model, folder), base)
-        assert job.codes() == [0] * count, job.said()
+    def run(name: str) -> Path:
+        count, mesh = json.loads(name)
+        folder = base / f"run-{len(list(base.glob('run-*')))}"
+        sizes = {f"mesh.{axis}": mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor")}
+        Job(count, command(model, folder, **sizes), base).run()
         return folder
 
-    return run
+    return lambda job: run(json.dumps(job))
 
 
 def numbers(step: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in step.items() if not name.startswith(OF_THE_MACHINE)}
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_numbers_and_answers_are_those_of_one_process(runs, count):
-    alone, together = (read_metrics(runs(number)) for number in (1, count))
+@pytest.mark.parametrize("job", JOBS, ids=str)
+def test_numbers_and_answers_are_those_of_one_process(runs, job):
+    alone, together = (read_metrics(runs(which)) for which in (ALONE, job))
     assert [step["step"] for step in together] == [1, 2, 3, 4]
     assert any(step["grad_norm"] for step in alone)
     for one, other in zip(alone, together, strict=True):
         assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
     for step in range(1, STEPS + 1):
-        one, other = (read_completions(runs(number), steps=[step]) for number in (1, count))
+        one, other = (read_completions(runs(which), steps=[step]) for which in (ALONE, job))
         for column in ("prompt", "completion", "image"):
             assert [row[column] for row in one] == [row[column] for row in other]
-    assert results(runs(count)) == results(runs(1))
+    assert results(runs(job)) == results(runs(ALONE))
 
 
 def results(folder: Path) -> list[dict]:
@@ -92,11 +111,11 @@ def results(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_only_the_first_process_writes(runs, count):
-    found = [{path.name for path in runs(number).iterdir()} for number in (1, count)]
+@pytest.mark.parametrize("job", JOBS, ids=str)
+def test_only_the_first_process_writes(runs, job):
+    found = [{path.name for path in runs(which).iterdir()} for which in (ALONE, job)]
     assert found[0] == found[1]
-    one, other = ((runs(number) / "export" / "model.safetensors").read_bytes() for number in (1, count))
+    one, other = ((runs(which) / "export" / "model.safetensors").read_bytes() for which in (ALONE, job))
     one, other = (np.frombuffer(each[-4096:], np.float32) for each in (one, other))
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
 
@@ -117,7 +136,7 @@ def test_a_dead_process_ends_the_job_and_one_goes_on_with_nothing_lost(model, ru
     assert not (folder / "summary.json").exists()
     after = Job(1, command(model, folder), tmp_path, devices=2)
     assert after.codes() == [0], after.said()
-    for one, other in zip(read_metrics(runs(1)), read_metrics(folder), strict=True):
+    for one, other in zip(read_metrics(runs(ALONE)), read_metrics(folder), strict=True):
         assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
 
 
