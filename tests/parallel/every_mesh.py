@@ -1,4 +1,4 @@
-"""Every shape of (data, fsdp, tensor) on 1, 2, 4 and 8 devices against one device. Run by `test_eight_devices.py`."""
+"""Every mesh of three axes on 1, 2, 4 and 8 devices against one device. Run by `test_eight_devices.py`."""
 
 from itertools import product
 
