@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.verb not in ("train", "bench"):
+    if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
     try:
         figures = known.run(known, rest)
@@ -131,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--lengths", default="32,128,320,640", help="answer lengths of the comparison growth")
     bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts (3)")
+
+    planner = _verb(verbs, "plan", _plan, "compile a config's step for TPU slices that are not here")
+    planner.add_argument("config", help="YAML file; further --key value pairs override it")
+    planner.add_argument(
+        "--topology", action="append", default=[], help="such as v5e:4x4; repeat for several"
+    )
+    planner.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-7B")
+    planner.add_argument(
+        "--only", default="sampling,scoring,update", help="of sampling, scoring, update; commas between"
+    )
 
     report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
     report.add_argument(
@@ -282,6 +292,18 @@ def _bench(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     )
     config = None if known.config is None else load_config(known.config, parse_overrides(rest))
     return bench(config, settings)
+
+
+def _plan(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    from vtzero.planning.chips import prepare_environment
+
+    prepare_environment()
+    from vtzero.planning.command import PlanSettings, parse_topologies, plan
+
+    settings = PlanSettings(
+        topologies=parse_topologies(known.topology), size=known.size, only=tuple(known.only.split(","))
+    )
+    return plan(load_config(known.config, parse_overrides(rest)), settings)
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class RunConfig:
     gradient_accumulation_steps: int = 1
     num_iterations: int = 1
     packing: bool = False
+    completion_length_buckets: tuple[int, ...] = ()
 
     # Sampling
     max_completion_length: int = 700
@@ -154,6 +155,12 @@ class RunConfig:
             "lr_schedule_steps",
             self.lr_schedule_steps,
             "at least 1",
+        )
+        _check(
+            all(1 <= length < self.max_completion_length for length in self.completion_length_buckets),
+            "completion_length_buckets",
+            list(self.completion_length_buckets),
+            f"lengths from 1 to below max_completion_length ({self.max_completion_length})",
         )
         _check(bool(self.data), "data", [], "at least one source")
         _check(

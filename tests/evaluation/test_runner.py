@@ -27,6 +27,7 @@ from vtzero.data.batches import Buckets, collate
 from vtzero.data.example import Example
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
+from vtzero.evaluation import runner
 from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
 from vtzero.evaluation.results import summary
 from vtzero.evaluation.runner import evaluate, greedy, used_settings
@@ -152,6 +153,33 @@ def test_sampled_outputs_depend_on_the_seed_and_not_on_the_batch_size(setup, ben
     assert all(a.output != b.output for a, b in zip(two.items, other.items, strict=True))
 
 
+class Watched(Sampler):
+    """A sampler that tells, before each call, the tokens that answers may have."""
+
+    def __init__(self, sampler, before):
+        super().__init__(sampler._merge, sampler.settings)
+        self._program, self._before = sampler._program, before
+
+    def __call__(self, *arguments):
+        self._before(arguments[4])
+        return super().__call__(*arguments)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_answers_that_are_cut_off_are_asked_again_and_say_the_same(setup, benchmark, monkeypatch, batch_size):
+    third = setup.processor.tokenizer.encode(setup.evaluate(benchmark).items[0].output)[2]
+    sampler, asked = setup.new_sampler(stop_ids=(third,)), []
+    whole = setup.evaluate(benchmark, batch_size, sampler=sampler)
+    monkeypatch.setattr(runner, "answer_limit", lambda known, **_: 3)
+    again = setup.evaluate(benchmark, batch_size, sampler=Watched(sampler, asked.append))
+    assert again.items == whole.items
+    assert {item.tokens > 3 for item in whole.items} == {True, False}
+    # Twice as many batches at most; those asked again are asked to the end.
+    assert asked.count(3) == -(-len(ASKED) // batch_size)
+    assert asked.count(LENGTH) == -(-sum(item.tokens > 3 for item in whole.items) // batch_size)
+    assert sampler.compilations == 1
+
+
 def test_a_last_batch_that_is_not_full_compiles_nothing_anew(setup, benchmark, plain):
     assert len(plain.items) % 2 == 1
     assert setup.sampler(2).compilations == 1
@@ -212,19 +240,19 @@ def test_progress_counts_what_is_set_aside_too(setup, benchmark):
 def test_the_next_batch_is_prepared_while_the_device_works(setup, benchmark):
     third_asked = Event()
 
-    class Watched(Processor):
+    class Telling(Processor):
         def prepare(self, example, template):
             if example.id == "item 3":
                 third_asked.set()
             return super().prepare(example, template)
 
-    def waiting(*arguments):
-        assert third_asked.wait(timeout=20)
-        return setup.sampler(2)(*arguments)
-
     old = setup.processor
-    watched = Watched(old.tokenizer, old.image_processor, old.config, stop_ids=old.stop_ids)
-    result = setup.evaluate(benchmark, processor=watched, sampler=waiting)
+    told = Telling(old.tokenizer, old.image_processor, old.config, stop_ids=old.stop_ids)
+    waited = []
+    sampler = Watched(setup.sampler(2), lambda _: waited.append(third_asked.wait(timeout=20)))
+    result = setup.evaluate(benchmark, processor=told, sampler=sampler)
+    assert waited
+    assert all(waited)
     assert [item.id for item in result.items] == ASKED
 
 

@@ -10,7 +10,7 @@ from fixtures.fast_compile import FAST_COMPILE
 from flax import nnx
 from models.torch_twin import VOCABULARY, collate, random_sample, torch_twin, twin_config, vtzero_twin
 
-from vtzero.grpo.packing import Layout, choose_layout, layouts, pack_groups
+from vtzero.grpo.packing import Cut, Layout, arrange, choose_layout, layouts, pack_groups
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 
 GROUP, LENGTH = 4, 16
@@ -67,15 +67,31 @@ def test_a_group_without_room_is_an_error():
         pack_groups(np.array([[9, 9]]), 16, Layout(1, 16))
 
 
+def test_a_grid_is_cut_behind_its_longest_completion():
+    cuts = (Cut(8, 36), Cut(8, 18))
+    assert choose_layout(np.full((2, 8), 36), cuts) == Cut(8, 36)
+    assert choose_layout(np.array([[1] * 7 + [18]]), cuts) == Cut(8, 18)
+    assert choose_layout(np.array([[1] * 7 + [37]]), cuts) is None
+    assert arrange(np.full((2, 8), 18), 72, Cut(8, 18)).share == 0.25
+    with pytest.raises(ValueError, match="a completion has 19 tokens, which a cut to 18 loses"):
+        arrange(np.full((2, 8), 19), 72, Cut(8, 18))
+
+
+def test_the_smaller_of_cut_and_packed_rows_is_taken():
+    allowed = (Cut(8, 36), *layouts(8, 72))
+    assert choose_layout(np.full((1, 8), 30), allowed) == Cut(8, 36)
+    assert choose_layout(np.array([[2] * 7 + [60]]), allowed) == Layout(1, 144)
+
+
 @pytest.fixture(scope="module")
 def model():
     return vtzero_twin(torch_twin(twin_config(), seed=3))
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 2 * LENGTH), Layout(3, 24)])
-def test_packed_rows_score_and_teach_as_the_grid_does(model, layout):
+@pytest.mark.parametrize("layout", [Layout(2, 2 * LENGTH), Layout(3, 24), Cut(GROUP, 13)])
+def test_packed_and_cut_rows_score_and_teach_as_the_grid_does(model, layout):
     rng = np.random.default_rng()
-    lengths = np.array([[3, 16, 1, 7], [5, 5, 5, 5]])
+    lengths = np.array([[3, layout.length if layout.rows == GROUP else 16, 1, 7], [5, 5, 5, 5]])
     ids = jnp.asarray(rng.integers(0, 90, (2, GROUP, LENGTH)).astype(np.int32))
     weights = jnp.asarray(rng.normal(size=ids.shape), jnp.float32)
     mask = jnp.arange(LENGTH) < lengths[..., None]
@@ -93,7 +109,7 @@ def test_packed_rows_score_and_teach_as_the_grid_does(model, layout):
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    grid, packed = scored(params, None), scored(params, pack_groups(lengths, LENGTH, layout))
+    grid, packed = scored(params, None), scored(params, arrange(lengths, LENGTH, layout))
     for one, other in zip(grid[0][1], packed[0][1], strict=True):
         np.testing.assert_allclose(np.asarray(other)[mask], np.asarray(one)[mask], atol=1e-5, rtol=0)
     for one, other in zip(jax.tree.leaves(grid[1]), jax.tree.leaves(packed[1]), strict=True):

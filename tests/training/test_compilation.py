@@ -53,6 +53,7 @@ def metrics(tmp_path_factory):
         prompts_per_step=2,
         num_generations=8,
         packing=True,
+        completion_length_buckets=(24, 8),
         max_completion_length=32,
         max_prompt_length=160,
         learning_rate=2e-3,

@@ -14,6 +14,7 @@ from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 
 from vtzero.config import ConfigError, RunConfig
+from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.text import aha_words
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.grpo import GRPO, reward_functions
@@ -241,4 +242,36 @@ def test_frozen_vision_without_pictures_is_not_run(tmp_path):
     with jax.set_mesh(setup.mesh):
         method.step(state, 1)
         assert method.finish().metrics["completions/mean_length"] > 0
+    method.close()
+
+
+@pytest.mark.parametrize(("freeze", "seen"), [(("vision",), "encoded"), (("vision", "merger"), "features")])
+def test_frozen_vision_is_run_once_a_step_and_changes_no_number(tmp_path, freeze, seen):
+    config = RunConfig(
+        model=str(make_tiny_folder(tmp_path / "model", num_hidden_layers=1)),
+        data=(str(write_data(tmp_path)),),
+        output_dir=str(tmp_path),
+        prompts_per_step=2,
+        num_generations=2,
+        max_completion_length=4,
+        max_prompt_length=200,
+        freeze=freeze,
+        beta=0.0,
+        max_steps=1,
+    )
+    setup, state = set_up(config, tmp_path)
+    with fast_compile(), jax.set_mesh(setup.mesh):
+        method = GRPO(setup, None)
+        phases = method._phases
+        prompts = shard_batch(method._pipeline.next_batch(2).arrays, setup.mesh)
+        once = phases.see(state, prompts)
+        assert phases.sees_once
+        assert getattr(once, seen).size
+        assert once.patches.size == 0
+        ids = np.full((2, 2, 4), 5, np.int32)
+        logps = [
+            phases.score(state.trainable, state.frozen, given, phases.place(ids), None)
+            for given in (prompts, once)
+        ]
+        np.testing.assert_allclose(*logps, atol=1e-6)
     method.close()

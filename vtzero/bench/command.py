@@ -1,15 +1,17 @@
 """The verb: ceilings, the phases of a config, comparisons; prints tables and returns all figures."""
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
-from vtzero.bench.comparisons import compare, known_comparisons
+from vtzero.bench.choices import compare_filters, compare_short
+from vtzero.bench.comparisons import Difference, compare, known_comparisons
 from vtzero.bench.grouped import REFERENCE, GroupedCase, compare_grouped
 from vtzero.bench.growth import LENGTHS, measure_growth
 from vtzero.bench.phases import PHASES, Phase, measure_phases
@@ -35,7 +37,7 @@ from vtzero.training.ceilings import Limits, Measured, measure, published
 from vtzero.training.recipe import model_config
 from vtzero.training.setup import BLANK, compute_dtype, model_folder
 
-GROUPED, GROWTH = "grouped", "growth"
+GROUPED, GROWTH, SHORT, FILTERS = "grouped", "growth", "short", "filters"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class BenchSettings:
 
     @property
     def comparisons(self) -> tuple[str, ...]:
-        known = (GROUPED, GROWTH, *(comparison.name for comparison in known_comparisons()))
+        known = (GROUPED, GROWTH, SHORT, FILTERS, *(comparison.name for comparison in known_comparisons()))
         return _names("--compare", self.compare, known)
 
 
@@ -190,12 +192,21 @@ class _Bench:
         if GROWTH in names:
             figures[GROWTH] = self._growth(limits, repeats)
         differences = []
-        for difference in compare(names, self._config, self._measure):
+        for difference in chain(self._choices(names, repeats), compare(names, self._config, self._measure)):
             print_line(f"{difference.comparison}: {difference.value}, {difference.phase}")
             differences.append(difference)
         if differences:
             show(difference_table(differences))
         return figures | {"comparisons": [difference_figures(row) for row in differences]}
+
+    def _choices(self, names: Collection[str], repeats: int) -> Iterator[Difference]:
+        if FILTERS in names:
+            rows = self._shapes.batch * self._shapes.group
+            yield from compare_filters(rows, self._model.text.vocab_size, repeats)
+        if SHORT in names:
+            programs = Programs(self._config, self._model, self._shapes)
+            with jax.set_mesh(programs.mesh):
+                yield from compare_short(programs, repeats)
 
     def _grouped(self, repeats: int) -> list[dict[str, Any]]:
         """The reference case, then the config's own model and shapes."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vtzero.bench.phases import compiled, median_time
+from vtzero.bench.phases import compiled, times_in_turns
 from vtzero.bench.programs import made_up
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, TextConfig, VisionConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
@@ -109,8 +109,8 @@ def compare_grouped(case: GroupedCase, repeats: int | None) -> list[Ratio]:
 
 
 def _timed(row: Ratio, forms: list[Callable[..., Any]], arguments: tuple[Any, ...], repeats: int) -> Ratio:
-    grouped, flattened = (
-        median_time(partial(compiled(form, *arguments).run, *arguments), repeats) for form in forms
+    grouped, flattened = times_in_turns(
+        [partial(compiled(form, *arguments).run, *arguments) for form in forms], repeats
     )
     return replace(row, grouped_seconds=grouped, flattened_seconds=flattened)
 

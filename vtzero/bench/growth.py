@@ -14,11 +14,12 @@ from vtzero.parallel.sharding import readers
 from vtzero.training.ceilings import Limits
 
 LENGTHS = (32, 128, 320, 640)
+_SHORTEST = 16
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Seconds a token of the last quarter before `length`, over the whole batch.
+    """Seconds a token of the last quarter (but 16 at least) before `length`, over the whole batch.
 
     `seconds` in the run's loop, whose answers may grow to the longest length; `fixed` in one whose cache has
     the longest length from the start; `exact` in one whose cache has just `length` slots; `floor` is what
@@ -67,9 +68,10 @@ def _around(length: int, loops: Sequence[_Loop], repeats: int) -> list[float]:
     """Seconds a token of the last quarter before `length`, in each loop.
 
     In turns, so that a machine that slows down slows all alike, and the least of each, since the rest is
-    noise.
+    noise; of a short window the noise is a greater part, and the turns are more.
     """
-    start = length - max(length // 4, 1)
+    start = max(length - max(length // 4, _SHORTEST), 1)
+    repeats *= max(8 * _SHORTEST // (length - start), 2)
     for loop in loops:
         loop.time(1)
     times = [[(loop.time(start), loop.time(length)) for loop in loops] for _ in range(repeats)]

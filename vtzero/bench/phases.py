@@ -66,8 +66,15 @@ def _memory(analysis: Any) -> int | None:
 
 def median_time(run: Callable[[], Any], repeats: int) -> float:
     """Median seconds of `run` to its last array, after one call that counts for nothing."""
-    jax.block_until_ready(run())
-    return median(_timed(run) for _ in range(repeats))
+    return times_in_turns([run], repeats)[0]
+
+
+def times_in_turns(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each of `runs`, which take turns: a machine that slows down slows all alike."""
+    for run in runs:
+        jax.block_until_ready(run())
+    turns = [[_timed(run) for run in runs] for _ in range(repeats)]
+    return [median(times) for times in zip(*turns, strict=True)]
 
 
 def _timed(run: Callable[[], Any]) -> float:

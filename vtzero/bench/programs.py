@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from vtzero.bench.shapes import Shapes, random_prompts
@@ -47,6 +48,7 @@ class Programs:
         self._scoring = ScoringSettings(model.vision_token_ids, config.temperature, config.logprob_chunk)
         optimizer = OptimizerSettings(**shared_settings(config, OptimizerSettings))
         self._optimizer = make_optimizer(optimizer, scheduled_updates(config))
+        self._state: TrainState | None = None
         self._sampler = Sampler(self.parts.merge, self._decode_settings(shapes.completion))
 
     @property
@@ -89,9 +91,21 @@ class Programs:
 
         return sample
 
+    def made_up_rollout(self, length: int, packing: Any = None) -> Rollout:
+        """A scored batch of answers that all have `length` tokens, laid out as `packing` says."""
+        shapes = self.shapes
+        grid = (shapes.batch, shapes.group, shapes.completion)
+        group = np.full(grid[:2], length, np.int32)
+        blank: dict[str, Any] = {"ids": np.ones(grid, np.int32), "policy_logps": np.zeros(grid, np.float32)}
+        drawn = Completions(lengths=group, terminated=group > 0, **blank)  # type: ignore[arg-type]
+        drawn = shard_batch(drawn, self.mesh)
+        rollout = jax.jit(self.rollout)(self.prompts, drawn)
+        packing = jax.tree.map(lambda leaf: jax.device_put(leaf, batch_sharding(self.mesh)), packing)
+        return replace(rollout, packing=packing)
+
     def rollout(self, prompts: Prompts, drawn: Completions) -> Rollout:
         """A scored batch whose every token counts; half of each group did well."""
-        mask = jnp.ones(drawn.ids.shape, bool)
+        mask = jnp.arange(drawn.ids.shape[-1]) < drawn.lengths[..., None]
         signs = jnp.where(jnp.arange(self.shapes.group) % 2 == 0, 1.0, -1.0)
         return Rollout(
             prompts=prompts,
@@ -108,6 +122,7 @@ class Programs:
             self.parts.merge(*weights),
             rollout.prompts,
             rollout.completion_ids,
+            packing=rollout.packing,
             banned=banned_mask(self._scoring.banned_ids, self.model.text.vocab_size),
             temperature=self._scoring.temperature,
             chunk=self._scoring.chunk,
@@ -140,6 +155,16 @@ class Programs:
         state = jax.jit(start, donate_argnums=(0, 1), out_shardings=shardings)(*self.weights)
         self._trainable = self._frozen = None
         return state
+
+    def state(self) -> TrainState:
+        """The state of the updates so far; whoever updates it hands the new one to `keep`."""
+        if self._state is None:
+            self._state = self.new_state()
+        return self._state
+
+    def keep(self, state: TrainState) -> None:
+        """Go on from this state."""
+        self._state = state
 
     def update(self) -> Callable[[TrainState, Rollout, Array], tuple[TrainState, Metrics]]:
         """The jitted optimizer step; it takes over the memory of the state it is given."""

@@ -1,7 +1,8 @@
 """A benchmark, a model and a sampler in; one scored output for each item out.
 
-Preparing a batch goes on in a thread while the device works on the one before. Knows no training, no config
-of runs, no files of results and no terminal.
+Preparing a batch goes on in a thread while the device works on the one before; answers that make their batch
+wait are asked again together (`patience`). Knows no training, no config of runs, no files of results and no
+terminal.
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -19,6 +20,7 @@ from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import PromptTemplate
 from vtzero.evaluation.benchmarks import Benchmark, as_asked, benchmark_item
 from vtzero.evaluation.items import BenchmarkItem
+from vtzero.evaluation.patience import answer_limit
 from vtzero.evaluation.results import EvaluationResult, ItemResult
 from vtzero.evaluation.verdicts import Scoring, Verdict, check_answer, judge
 from vtzero.models.qwen2_vl.inputs import Prompts
@@ -59,6 +61,9 @@ class _Said:
     terminated: bool
 
 
+_Answer = tuple[_Question, _Said]
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Some questions, the same as arrays of the full batch size, and the rows set aside among them."""
@@ -87,10 +92,12 @@ def evaluate(
 ) -> EvaluationResult:
     """Answer every item once and score the answers; greedily, unless `parameters` say otherwise.
 
-    The last batch is filled up with a repeated prompt, so that one program serves all batches; what the
-    repetitions say is dropped. An item's random key depends on `seed` and its place in the benchmark, not on
-    `batch_size`. Items that cannot be asked (a bad image, a prompt longer than the bucket) are set aside, and
-    so are those whose answer cannot be judged (math-verify runs out of time).
+    An answer that makes its batch wait (`patience`) is cut off and asked again with others like it and the
+    same key: the result does not depend on it. The last batch is filled up with a repeated prompt, so that
+    one program serves all batches; what the repetitions say is dropped. An item's random key depends on
+    `seed` and its place in the benchmark, not on `batch_size`. Items that cannot be asked (a bad image, a
+    prompt longer than the bucket) are set aside, and so are those whose answer cannot be judged (math-verify
+    runs out of time).
     `forced_opening` is put before the model's own words and scored with them. Items that are `done` are part
     of the result and not asked again. After each batch `on_batch` is called with its items, and `progress`
     with the number of items that are through, set aside or not, and the number of all. With a `mesh` a batch
@@ -105,11 +112,14 @@ def evaluate(
     result = EvaluationResult(list(done), [])
     template = _opened(template, forced_opening)
     rows = _questions(benchmark, {item.index for item in done}, processor, template, buckets)
-    for batch in _one_ahead(_batches(rows, buckets, batch_size, processor.pad_id)):
+    rounds = _Rounds(rows, buckets, batch_size, processor.pad_id, sampler.settings.max_completion_length)
+    rounds.known += [item.tokens for item in done]
+    for batch, limit in rounds:
         if batch.arrays is not None:
             arrays, keys = _placed(batch.arrays, _numbers(batch, batch_size), seed, mesh)
-            completions = sampler(pieces, arrays, keys, parameters)
-            read = list(_read(completions, batch.questions, processor, forced_opening, benchmark.scoring))
+            completions = sampler(pieces, arrays, keys, parameters, limit)
+            said = rounds.through(_said(completions, batch.questions, processor, forced_opening), limit)
+            read = [_judged(question, one, benchmark.scoring) for question, one in said]
             items = [row for row in read if isinstance(row, ItemResult)]
             result.items.extend(items)
             result.rejected.extend(row for row in read if isinstance(row, Rejected))
@@ -119,6 +129,59 @@ def evaluate(
         if progress is not None:
             progress(len(result.items) + len(result.rejected), len(benchmark.examples))
     return EvaluationResult(sorted(result.items, key=lambda item: item.index), result.rejected)
+
+
+class _Rounds:
+    """Batches in the order in which they are asked, each with the tokens that its answers may have.
+
+    `known` are the lengths of the answers that are through; what waits is asked last, or as soon as it fills
+    a batch.
+    """
+
+    def __init__(
+        self,
+        rows: Iterator[_Question | Rejected],
+        buckets: Buckets,
+        batch_size: int,
+        pad_id: int,
+        longest: int,
+    ):
+        self.known: list[int] = []
+        self._rows, self._buckets, self._batch_size = rows, buckets, batch_size
+        self._pad_id, self._longest = pad_id, longest
+        self._waiting: list[_Question] = []
+
+    def __iter__(self) -> Iterator[tuple[_Batch, int]]:
+        for batch in _one_ahead(_batches(self._rows, self._collated, self._batch_size)):
+            yield batch, self._limit()
+            if len(self._waiting) >= self._batch_size:
+                yield self._again(), self._longest
+        while self._waiting:
+            yield self._again(), self._longest
+
+    def through(self, said: list[_Answer], limit: int) -> list[_Answer]:
+        """The answers that are not to be asked again."""
+        whole = limit == self._longest
+        self._waiting += [question for question, one in said if not (one.terminated or whole)]
+        through = [answer for answer in said if answer[1].terminated or whole]
+        self.known += [one.tokens for _, one in through]
+        return through
+
+    def _limit(self) -> int:
+        # What waits is longer than any limit yet; how much longer nobody knows.
+        known = self.known + [self._longest] * len(self._waiting)
+        prompt = self._buckets.prompt_length
+        return answer_limit(known, longest=self._longest, prompt=prompt, rows=self._batch_size)
+
+    def _again(self) -> _Batch:
+        count = self._batch_size
+        questions, self._waiting = self._waiting[:count], self._waiting[count:]
+        return _Batch(questions, self._collated(questions), [])
+
+    def _collated(self, questions: Sequence[_Question]) -> Prompts:
+        """The prompts as arrays of the full batch size."""
+        prompts = [question.prompt for question in _filled(questions, self._batch_size)]
+        return collate(prompts, self._buckets, self._pad_id)
 
 
 def declare(
@@ -219,7 +282,9 @@ def _question(
 
 
 def _batches(
-    rows: Iterator[_Question | Rejected], buckets: Buckets, batch_size: int, pad_id: int
+    rows: Iterator[_Question | Rejected],
+    collated: Callable[[Sequence[_Question]], Prompts],
+    batch_size: int,
 ) -> Iterator[_Batch]:
     questions: list[_Question] = []
     rejected: list[Rejected] = []
@@ -229,10 +294,10 @@ def _batches(
         else:
             questions.append(row)
         if len(questions) == batch_size:
-            yield _Batch(questions, _arrays(questions, buckets, batch_size, pad_id), rejected)
+            yield _Batch(questions, collated(questions), rejected)
             questions, rejected = [], []
     if questions:
-        yield _Batch(questions, _arrays(questions, buckets, batch_size, pad_id), rejected)
+        yield _Batch(questions, collated(questions), rejected)
     elif rejected:
         yield _Batch([], None, rejected)
 
@@ -240,10 +305,6 @@ def _batches(
 def _filled(questions: Sequence[_Question], batch_size: int) -> list[_Question]:
     # The first is repeated with its own key: it says the same and so never makes the batch run longer.
     return [*questions, *[questions[0]] * (batch_size - len(questions))]
-
-
-def _arrays(questions: Sequence[_Question], buckets: Buckets, batch_size: int, pad_id: int) -> Prompts:
-    return collate([question.prompt for question in _filled(questions, batch_size)], buckets, pad_id)
 
 
 def _numbers(batch: _Batch, batch_size: int) -> Any:
@@ -259,22 +320,23 @@ def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
             yield batch
 
 
-def _read(
-    completions: Completions,
-    questions: Sequence[_Question],
-    processor: Processor,
-    opening: str,
-    scoring: Scoring,
-) -> Iterator[ItemResult | Rejected]:
+def _said(
+    completions: Completions, questions: Sequence[_Question], processor: Processor, opening: str
+) -> list[_Answer]:
     ids, lengths, terminated = on_host((completions.ids, completions.lengths, completions.terminated))
+    said = []
     for row, question in enumerate(questions):
         length = int(lengths[row, 0])
         output = opening + processor.decode(ids[row, 0, :length])
-        said = _Said(output, opening, length, bool(terminated[row, 0]))
-        try:
-            yield _item_result(question, said, judge(said.output, question.item, scoring))
-        except SymbolicError as error:
-            yield Rejected(question.item.id, f"its answer could not be judged: {error}")
+        said.append((question, _Said(output, opening, length, bool(terminated[row, 0]))))
+    return said
+
+
+def _judged(question: _Question, said: _Said, scoring: Scoring) -> ItemResult | Rejected:
+    try:
+        return _item_result(question, said, judge(said.output, question.item, scoring))
+    except SymbolicError as error:
+        return Rejected(question.item.id, f"its answer could not be judged: {error}")
 
 
 def _item_result(question: _Question, said: _Said, verdict: Verdict) -> ItemResult:

@@ -1,12 +1,15 @@
-"""Several short completions in one row: which layouts there are, and where each completion goes.
+"""Which slots of a batch's grid are computed: a shorter grid, or several short completions in one row.
 
-A group is a grid of G completions as long as the longest may be. Where most are shorter, fewer and longer
-rows hold them all, and nothing is computed for the empty slots. Positions and masks stay those of the grid
-(`segments`), so the numbers are the same. Host numbers and index arrays; knows no model.
+A group is a grid of G completions as long as the longest may be. Where all are shorter, the grid is cut
+behind the longest; where most are, fewer and longer rows hold them all. Nothing is computed for the slots
+left out, and positions and masks stay those of the grid, so the numbers are the same. Host numbers and index
+arrays; knows no model.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +34,57 @@ class Layout:
     def slots(self) -> int:
         return self.rows * self.length
 
+    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
+        """Whether a group of these completions fits."""
+        return _rows_of(lengths, self) is not None
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows of {self.length}"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Each group in its grid of `rows` completions, which ends after `length` slots."""
+
+    rows: int
+    length: int
+
+    @property
+    def slots(self) -> int:
+        return self.rows * self.length
+
+    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
+        """Whether none of these completions is longer."""
+        return bool(lengths.max() <= self.length)
+
+    def __str__(self) -> str:
+        return f"answers of up to {self.length}"
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("length", "grid_length"))
+@dataclass(frozen=True)
+class ShortGrid:
+    """The first `length` slots of a grid of `grid_length`; used as `Packing` is."""
+
+    length: int
+    grid_length: int
+
+    segments = None
+    is_first = None
+
+    @property
+    def share(self) -> float:
+        """Of the grid's slots, those that are computed."""
+        return self.length / self.grid_length
+
+    def pack(self, grid: Array, fill: int = 0) -> Int[Array, "batch group slots"]:
+        """Values of the grid (batch, group, length) where it is computed."""
+        return grid[..., : self.length]
+
+    def unpack(self, rows: Float[Array, "batch group slots"]) -> Float[Array, "batch group length"]:
+        """Values on the whole grid; 0 where nothing was computed."""
+        return jnp.pad(rows, [(0, 0), (0, 0), (0, self.grid_length - self.length)])
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -47,6 +101,11 @@ class Packing:
     @property
     def grid_length(self) -> int:
         return self.slot.shape[-1]
+
+    @property
+    def share(self) -> float:
+        """Of the grid's slots, those that are computed."""
+        return math.prod(self.source.shape[1:]) / math.prod(self.slot.shape[1:])
 
     @property
     def segments(self) -> Int[Array, "batch rows slots"]:
@@ -87,12 +146,28 @@ def layouts(group: int, length: int) -> tuple[Layout, ...]:
     return tuple(layout for layout in found if layout.slots < group * length)
 
 
-def choose_layout(lengths: Int[np.ndarray, "batch group"], allowed: Sequence[Layout]) -> Layout | None:
+def choose_layout(
+    lengths: Int[np.ndarray, "batch group"], allowed: Sequence[Layout | Cut]
+) -> Layout | Cut | None:
     """The smallest of `allowed` that holds every group; None where only the grid does."""
     for layout in sorted(allowed, key=lambda layout: layout.slots):
-        if all(_rows_of(group, layout) is not None for group in lengths):
+        if all(layout.holds(group) for group in lengths):
             return layout
     return None
+
+
+def arrange(
+    lengths: Int[np.ndarray, "batch group"], longest: int, layout: Layout | Cut
+) -> Packing | ShortGrid:
+    """A batch of completions of up to `longest` tokens in a layout that holds every group.
+
+    Raises ValueError when a group does not fit.
+    """
+    if isinstance(layout, Layout):
+        return pack_groups(lengths, longest, layout)
+    if lengths.max() > layout.length:
+        raise ValueError(f"a completion has {lengths.max()} tokens, which a cut to {layout.length} loses")
+    return ShortGrid(layout.length, longest)
 
 
 def pack_groups(lengths: Int[np.ndarray, "batch group"], longest: int, layout: Layout) -> Packing:

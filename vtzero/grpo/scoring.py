@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.grpo.logprobs import chunked_logprobs
-from vtzero.grpo.packing import Packing
+from vtzero.grpo.packing import Packing, ShortGrid
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, predicting_hidden
 
@@ -15,7 +15,7 @@ def group_logprobs(
     prompts: Prompts,
     completion_ids: Int[Array, "batch group length"],
     *,
-    packing: Packing | None = None,
+    packing: Packing | ShortGrid | None = None,
     banned: Bool[np.ndarray, " vocab"] | None = None,
     temperature: float = 1.0,
     chunk: int = 1024,
@@ -24,7 +24,7 @@ def group_logprobs(
 
     `banned` ids (those that sampling may not draw) have probability 0 here too. Slots beyond a completion's
     end hold numbers without meaning, -inf among them where the padding is a banned id. With `packing` only
-    the tokens that are there are computed; what comes back is the grid all the same.
+    the slots that it keeps are computed; what comes back is the grid all the same.
     """
     ids = completion_ids if packing is None else packing.pack(completion_ids)
     segments = None if packing is None else packing.segments

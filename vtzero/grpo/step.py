@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vtzero.grpo.objectives import ObjectiveSettings, policy_loss
-from vtzero.grpo.packing import Packing
+from vtzero.grpo.packing import Packing, ShortGrid
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL
@@ -31,7 +31,7 @@ class Rollout:
     sampler_logps: Float[Array, "batch group length"]
     old_logps: Float[Array, "batch group length"] | None = None
     ref_logps: Float[Array, "batch group length"] | None = None
-    packing: Packing | None = None
+    packing: Packing | ShortGrid | None = None
 
 
 @dataclass(frozen=True)

@@ -58,4 +58,8 @@ class Program:
 
 def _shapes(arguments: tuple[Any, ...]) -> Any:
     leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
+    return structure, tuple((_shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else np.shape(leaf)

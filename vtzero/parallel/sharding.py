@@ -96,6 +96,17 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(put, batch)
 
 
+def batch_shapes(batch: Any, mesh: Mesh) -> Any:
+    """The shapes of a batch's arrays where `shard_batch` would put them."""
+
+    def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        _, spec = batch_spec(path)
+        sharding = NamedSharding(mesh, spec if leaf.ndim else P())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(shape, batch)
+
+
 def readers(mesh: Mesh) -> int:
     """How many devices, or groups of them along `tensor`, read all weights for a part of the batch each."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

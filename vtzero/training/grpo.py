@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from vtzero.config import ConfigError, RunConfig
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
-from vtzero.grpo.packing import Packing
+from vtzero.grpo.packing import Packing, ShortGrid
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.processes import join_rows, on_host, row_share
@@ -25,7 +25,7 @@ from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
 from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
-from vtzero.training.phases import Phases, Weighed, policy_logps
+from vtzero.training.phases import Blueprint, Phases, Weighed, policy_logps
 from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
 from vtzero.training.state import TrainState, follow, make_reference_sync
 from vtzero.training.throughput import throughput_metrics
@@ -99,7 +99,7 @@ class GRPO:
             share=self._share,
             prefetch=2 * config.prompts_per_step // self._share.blocks,
         )
-        self._phases = Phases(setup)
+        self._phases = Phases(Blueprint.of(setup))
         self._sync = make_reference_sync(config.ref_model_mixup_alpha, setup.shardings)
         self._rates = learning_rates(setup)
         self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
@@ -146,7 +146,7 @@ class GRPO:
         state, values = self._iterate(state, rollout, weighed)
         if state.reference is not None:
             state, metrics["ref_syncs"] = self._follow(state, index)
-        metrics["packing"] = self._computed(packing)
+        metrics["packing"] = 1.0 if packing is None else packing.share
         ended = self._waiter.submit(when_ready, values)
         self._begun = Begun(index, batch, drawn, scored, weighed, values, metrics, clock, ended)
         return state, self._taken()
@@ -166,13 +166,6 @@ class GRPO:
         begun.clock.lap("update_actor", at=begun.ended.result())
         clock.go_on_from(begun.ended.result())
         return self._report(begun)
-
-    def _computed(self, packing: Packing | None) -> float:
-        """The share of the grid's slots that the update computes."""
-        if packing is None:
-            return 1.0
-        _, rows, length = packing.source.shape
-        return rows * length / (self._config.num_generations * self._config.max_completion_length)
 
     def _is_logged(self, index: int) -> bool:
         return index % self._config.logging_steps == 0 or index == self._config.max_steps
@@ -222,7 +215,7 @@ class GRPO:
         return self._reference if state.reference is None else state.reference
 
     def _old_and_reference(
-        self, state: TrainState, prompts: Any, ids: jax.Array, packing: Packing | None
+        self, state: TrainState, prompts: Any, ids: jax.Array, packing: Packing | ShortGrid | None
     ) -> tuple[jax.Array | None, jax.Array | None]:
         """What the step needs beside the policy: with one update a rollout and without `beta`, nothing."""
         score, reference = self._phases.score, self._reference_of(state)

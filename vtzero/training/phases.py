@@ -11,24 +11,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from vtzero.config import RunConfig, shared_settings
-from vtzero.data.batches import blank_prompts
+from vtzero.data.batches import Buckets, blank_prompts
 from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
-from vtzero.grpo.packing import Layout, Packing, choose_layout, layouts, pack_groups
+from vtzero.grpo.packing import Cut, Layout, Packing, ShortGrid, arrange, choose_layout, layouts
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import batch_sharding, place, readers, replicated, shard_batch
+from vtzero.parallel.sharding import batch_shapes, batch_sharding, place, readers, replicated
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.micro_batches import bytes_on_a_device, fewest_parts, possible_parts
 from vtzero.training.setup import Setup
-from vtzero.training.state import TrainState, make_update
+from vtzero.training.state import ModelParts, TrainState, make_update
 
 # A layout is worth its compilation where it leaves out a tenth of a group's tokens, its prompt among them.
 _LEAST_SAVING = 0.1
@@ -46,22 +48,52 @@ class Weighed:
     statistics: dict[str, Array]
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """What the programs of a step are made from: settings, shapes, a mesh and no array.
+
+    The mesh may be one of devices that are not here, for which the programs can then be compiled.
+    """
+
+    config: RunConfig
+    model: Qwen2VLConfig
+    buckets: Buckets
+    mesh: jax.sharding.Mesh
+    shardings: TrainState
+    parts: ModelParts
+    optimizer: optax.GradientTransformation
+    decoding: DecodeSettings
+
+    @classmethod
+    def of(cls, setup: Setup) -> "Blueprint":
+        """That of a run."""
+        names = ("config", "buckets", "mesh", "shardings", "parts", "optimizer")
+        own = {name: getattr(setup, name) for name in names}
+        return cls(model=setup.processor.config, decoding=decode_settings(setup, "policy"), **own)
+
+    @property
+    def banned_ids(self) -> tuple[int, ...]:
+        """Vision ids, which sampling may not draw."""
+        return self.model.vision_token_ids
+
+
 class Phases:
     """One program a phase; `score` and `update` have one for each layout of the completions."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Blueprint):
         config = setup.config
         self._setup, self._config = setup, config
         self._rows, self._everywhere = batch_sharding(setup.mesh), replicated(setup.mesh)
         self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._parameters = sampling_parameters(config, setup.banned_ids)
-        self.layouts = _worth_compiling(config) if config.packing else ()
-        self.sees_once = _sees_once(config) and setup.buckets.patches > 0
+        self.layouts: tuple[Layout | Cut, ...] = _cuts(config)
+        self.layouts += _worth_compiling(config) if config.packing else ()
+        self._seen = _seen_once(config) if setup.buckets.patches > 0 else None
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
-        self._see = Program(self._features, out_shardings=self._rows) if self.sees_once else None
-        self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "policy"), out_shardings=self._rows)
+        self._see = None if self._seen is None else Program(self._look, out_shardings=self._rows)
+        self._sampler = Sampler(setup.parts.merge, setup.decoding, out_shardings=self._rows)
         self._weigh = Program(
             self._weighed,
             out_shardings=_weighed_as(self._rows, self._everywhere),
@@ -70,23 +102,28 @@ class Phases:
         parts = config.gradient_accumulation_steps
         self._update = self._make_update(parts) if parts else None
 
+    @property
+    def sees_once(self) -> bool:
+        """Whether the vision encoder (but for a merger that is trained) is run once a step."""
+        return self._see is not None
+
     def see(self, state: TrainState, prompts: Prompts) -> Prompts:
-        """Prompts with their image features, where no update changes what makes these."""
+        """Prompts with what is made of their images, as far as no update changes what makes it."""
         if self._see is None:
             return prompts
-        return _with_features(prompts, self._see(state.frozen, state.trainable, prompts))
+        return self._with_seen(prompts, self._see(state.frozen, state.trainable, prompts))
 
     def draw(self, state: TrainState, prompts: Prompts, index: int) -> Completions:
         """The completions of step `index`."""
         keys = self._keys(index)
         return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
 
-    def pack(self, lengths: Int[np.ndarray, "batch group"]) -> Packing | None:
+    def pack(self, lengths: Int[np.ndarray, "batch group"]) -> Packing | ShortGrid | None:
         """The smallest declared layout that holds these completions; None for the grid."""
         layout = choose_layout(lengths, self.layouts)
         if layout is None:
             return None
-        return self.place(pack_groups(lengths, self._config.max_completion_length, layout))
+        return self.place(arrange(lengths, self._config.max_completion_length, layout))
 
     def place(self, host: Any) -> Any:
         """Arrays of the host, samples first, on the devices of their samples."""
@@ -97,7 +134,7 @@ class Phases:
         return self._weigh(drawn.lengths, drawn.terminated, self.place(rewards))
 
     def score(
-        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | None
+        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | ShortGrid | None
     ) -> Float[Array, "batch group length"]:
         """Log-probabilities of the completions under these parameters."""
         return self._score(trainable, frozen, prompts, ids, packing)
@@ -113,32 +150,41 @@ class Phases:
         prompts, drawn = self._blank_prompts(), self._blank_completions()
         if self._see is not None:
             yield "vision", self._see.declare(state.frozen, state.trainable, prompts)
-            features = jax.eval_shape(self._features, state.frozen, state.trainable, prompts)
-            prompts = _with_features(prompts, self._zeros(features.shape, features.dtype))
+            seen = jax.eval_shape(self._look, state.frozen, state.trainable, prompts)
+            prompts = self._with_seen(prompts, self._zeros(seen.shape, seen.dtype))
         pieces = (state.trainable, state.frozen)
-        yield "sampling", self._sampler.declare(pieces, prompts, self._keys(0), self._parameters)
+        yield "sampling", self._sampler.declare(pieces, prompts, self._blank_keys(), self._parameters)
         rewards = self._zeros(drawn.lengths.shape, jnp.float32)
         yield "advantages", self._weigh.declare(drawn.lengths, drawn.terminated, rewards)
         for layout in (None, *self.layouts):
-            name = "" if layout is None else f", {layout.rows} rows of {layout.length}"
+            name = "" if layout is None else f", {layout}"
             packing = None if layout is None else self._blank_packing(layout)
             if reference is not None or self._config.num_iterations > 1:
                 read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
                 yield f"scoring{name}", self._score.declare(*read)
             rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
-            arguments = (state, rollout, self._total(0))
+            arguments = (state, rollout, self._blank(jnp.int32, self._everywhere))
             yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
 
-    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return place(np.zeros(shape, dtype), self._rows)
+    def _blank(self, dtype: Any, sharding: Any, *shape: int) -> Any:
+        """An array's shape, and where it will lie."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    def _total(self, tokens: int) -> Array:
-        return place(np.int32(tokens), self._everywhere)
+    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._blank(dtype, self._rows, *shape)
+
+    def _placed(self, host: Any) -> Any:
+        """The shapes of arrays of the host, samples first, where `place` would put them."""
+        return jax.tree.map(lambda array: self._zeros(array.shape, array.dtype), host)
+
+    def _blank_keys(self) -> Any:
+        keys = jax.eval_shape(self._drawn_keys, np.int32(0))
+        return self._zeros(keys.shape, keys.dtype)
 
     def _blank_prompts(self) -> Prompts:
         setup = self._setup
-        patch_dim = setup.processor.config.vision.patch_dim
-        return shard_batch(blank_prompts(self._config.prompts_per_step, setup.buckets, patch_dim), setup.mesh)
+        blank = blank_prompts(self._config.prompts_per_step, setup.buckets, setup.model.vision.patch_dim)
+        return batch_shapes(blank, setup.mesh)
 
     def _blank_completions(self) -> Completions:
         config = self._config
@@ -151,13 +197,13 @@ class Phases:
             policy_logps=self._zeros(tokens, jnp.float32),
         )
 
-    def _blank_packing(self, layout: Layout) -> Packing:
+    def _blank_packing(self, layout: Layout | Cut) -> Packing | ShortGrid:
         config = self._config
         lengths = np.zeros((config.prompts_per_step, config.num_generations), np.int32)
-        return self.place(pack_groups(lengths, config.max_completion_length, layout))
+        return self._placed(arrange(lengths, config.max_completion_length, layout))
 
     def _blank_rollout(
-        self, prompts: Prompts, drawn: Completions, packing: Packing | None, has_reference: bool
+        self, prompts: Prompts, drawn: Completions, packing: Packing | ShortGrid | None, has_reference: bool
     ) -> Rollout:
         logps: Any = drawn.policy_logps
         return Rollout(
@@ -193,8 +239,15 @@ class Phases:
         samples = jnp.arange(config.prompts_per_step)
         return sample_keys(jax.random.key(config.seed), index, samples, config.num_generations)
 
-    def _features(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
-        return self._setup.parts.merge(trainable, frozen).see(prompts)
+    def _look(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
+        model = self._setup.parts.merge(trainable, frozen)
+        return model.see(prompts) if self._seen == "features" else model.encode(prompts)
+
+    def _with_seen(self, prompts: Prompts, seen: Any) -> Prompts:
+        """The patches stay only as an empty array: nothing reads them."""
+        names = ("patches", "patch_positions", "segments")
+        empty = {name: getattr(prompts, name)[:, :0] for name in names}
+        return replace(prompts, **{str(self._seen): seen}, **empty)
 
     def _weighed(self, lengths: Array, terminated: Array, rewards: Array) -> Weighed:
         settings = self._objective
@@ -209,7 +262,7 @@ class Phases:
         )
 
     def _logprobs(
-        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | None
+        self, trainable: Any, frozen: Any, prompts: Prompts, ids: Array, packing: Packing | ShortGrid | None
     ) -> Array:
         model = self._setup.parts.merge(trainable, frozen)
         logps, _ = group_logprobs(
@@ -253,9 +306,16 @@ def policy_logps(drawn: Completions) -> Array:
     return drawn.policy_logps
 
 
-def _sees_once(config: RunConfig) -> bool:
-    """Whether image features are the same before and after an update, and in the reference model."""
-    return {"vision", "merger"} <= set(config.freeze)
+def _seen_once(config: RunConfig) -> str | None:
+    """What of an image is the same before and after an update, and in the reference model (see `Prompts`)."""
+    if "vision" not in config.freeze:
+        return None
+    return "features" if "merger" in config.freeze else "encoded"
+
+
+def _cuts(config: RunConfig) -> tuple[Cut, ...]:
+    lengths = config.completion_length_buckets
+    return tuple(Cut(config.num_generations, length) for length in sorted({*lengths}, reverse=True))
 
 
 def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:
@@ -263,10 +323,3 @@ def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:
     most = config.max_prompt_length + group * length
     found = layouts(group, length)
     return tuple(item for item in found if group * length - item.slots >= _LEAST_SAVING * most)
-
-
-def _with_features(prompts: Prompts, features: Any) -> Prompts:
-    """The patches stay only as an empty array: nothing reads them."""
-
-    names = ("patches", "patch_positions", "segments")
-    return replace(prompts, features=features, **{name: getattr(prompts, name)[:, :0] for name in names})

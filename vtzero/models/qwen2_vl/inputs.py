@@ -14,7 +14,8 @@ class Prompts:
     `segments` numbers the images of a sample from 1 (0 is padding); patches attend within their segment.
     Image features fill the sample's image tokens in order. `start` is the M-RoPE position of the first
     completion token. A batch without images has zero patches. With `features`, what the vision encoder made
-    of the patches, it is not run again and the patches are not read.
+    of the patches, it is not run again and the patches are not read; with `encoded`, what it made of them
+    before its merger, only that is run.
     """
 
     ids: Int[Array, "batch prompt"]
@@ -25,3 +26,4 @@ class Prompts:
     patch_positions: Int[Array, "batch patches 2"]
     segments: Int[Array, "batch patches"]
     features: Float[Array, "batch tokens width"] | None = None
+    encoded: Float[Array, "batch patches embed"] | None = None

@@ -48,13 +48,27 @@ class Qwen2VL(nnx.Module):
     def embed_prompts(self, prompts: Prompts) -> Float[Array, "batch prompt width"]:
         """Token embeddings with image features in the place of image tokens."""
         embeddings = self.model.embed_tokens(prompts.ids).astype(self.dtype)
-        if prompts.features is None and prompts.patches.shape[1] == 0:
+        features = self._features(prompts)
+        if features is None:
             return embeddings
-        features = self.see(prompts) if prompts.features is None else prompts.features
         is_image = (prompts.ids == self.config.image_token_id) & prompts.mask
         order = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
         placed = jnp.take_along_axis(features, order[..., None], axis=1)
         return jnp.where(is_image[..., None], placed, embeddings)
+
+    def _features(self, prompts: Prompts) -> Float[Array, "batch tokens width"] | None:
+        """From wherever the prompts stand on their way through the vision encoder; None without images."""
+        if prompts.features is not None:
+            return prompts.features
+        if prompts.encoded is not None:
+            return self.visual.merger(prompts.encoded)
+        return self.see(prompts) if prompts.patches.shape[1] else None
+
+    def encode(self, prompts: Prompts) -> Float[Array, "batch patches embed"]:
+        """What the vision encoder makes of each sample's patches before its merger."""
+        return self.visual.encode(
+            prompts.patches.astype(self.dtype), prompts.patch_positions, prompts.segments
+        )
 
     def see(self, prompts: Prompts) -> Float[Array, "batch tokens width"]:
         """What the vision encoder makes of each sample's patches: a vector for each image token."""

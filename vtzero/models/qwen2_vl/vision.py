@@ -107,6 +107,15 @@ class VisionEncoder(nnx.Module):
         segments: Int[Array, "batch patches"],
     ) -> Float[Array, "batch tokens width"]:
         """Encode each image of each sample by itself; padded patches (segment 0) give values nobody reads."""
+        return self.merger(self.encode(patches, positions, segments))
+
+    def encode(
+        self,
+        patches: Float[Array, "batch patches patch_dim"],
+        positions: Int[Array, "batch patches 2"],
+        segments: Int[Array, "batch patches"],
+    ) -> Float[Array, "batch patches embed"]:
+        """What the merger is given."""
         cos, sin = vision_cos_sin(positions, self.config.head_dim, self.config.rope_theta)
         hidden, _ = scan_layers(
             self.blocks,
@@ -114,4 +123,4 @@ class VisionEncoder(nnx.Module):
             lambda block, x: (block(x, cos, sin, segments, self.attention), None),
             remat=self.remat,
         )
-        return self.merger(hidden)
+        return hidden
