@@ -22,7 +22,14 @@ from vtzero.sampling.decode import DecodeSettings
 from vtzero.training.micro_batches import bytes_needed
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer
 from vtzero.training.phases import Blueprint, Phases
-from vtzero.training.setup import check_attention, check_batch, moves_reference, remat_of, scheduled_updates
+from vtzero.training.setup import (
+    check_attention,
+    check_batch,
+    check_heads,
+    moves_reference,
+    remat_of,
+    scheduled_updates,
+)
 from vtzero.training.state import TrainState, new_state, split_model
 
 # No shape depends on which token ends a completion.
@@ -163,16 +170,6 @@ class Plan:
         )
         reference = state.trainable if config.beta > 0 else None
         return blueprint, state, reference
-
-
-def check_heads(model: Qwen2VLConfig, tensor: int) -> None:
-    """Raise ValueError where `tensor` does not divide the query heads: every chip would compute them all."""
-    heads = model.text.num_attention_heads
-    if heads % tensor:
-        raise ValueError(
-            f"mesh.tensor is {tensor}, which does not divide the {heads} query heads; "
-            f"take one of {', '.join(str(n) for n in range(1, heads + 1) if heads % n == 0)}"
-        )
 
 
 def bytes_a_device(tree: Any) -> int:
