@@ -263,6 +263,8 @@ def test_frozen_vision_is_run_once_a_step_and_changes_no_number(tmp_path, freeze
     with fast_compile(), jax.set_mesh(setup.mesh):
         method = GRPO(setup, None)
         phases = method._phases
+        declared = dict(method.declare(state))
+        assert list(declared)[:2] == ["vision", "sampling"]
         prompts = shard_batch(method._pipeline.next_batch(2).arrays, setup.mesh)
         once = phases.see(state, prompts)
         assert phases.sees_once

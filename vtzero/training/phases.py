@@ -246,7 +246,7 @@ class Phases:
     def _with_seen(self, prompts: Prompts, seen: Any) -> Prompts:
         """The patches stay only as an empty array: nothing reads them."""
         names = ("patches", "patch_positions", "segments")
-        empty = {name: getattr(prompts, name)[:, :0] for name in names}
+        empty = {name: _emptied(getattr(prompts, name)) for name in names}
         return replace(prompts, **{str(self._seen): seen}, **empty)
 
     def _weighed(self, lengths: Array, terminated: Array, rewards: Array) -> Weighed:
@@ -275,6 +275,14 @@ class Phases:
             chunk=self._scoring.chunk,
         )
         return logps
+
+
+def _emptied(array: Any) -> Any:
+    """An array, or the shape of one, without its patches."""
+    if isinstance(array, jax.ShapeDtypeStruct):
+        shape = (array.shape[0], 0, *array.shape[2:])
+        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=array.sharding)
+    return array[:, :0]
 
 
 def _weighed_as(rows: Any, everywhere: Any) -> Weighed:
