@@ -11,6 +11,7 @@ from fixtures.fast_compile import fast_compile
 from vtzero.bench.phases import PHASES, measure_phases, work
 from vtzero.bench.programs import Programs
 from vtzero.models.qwen2_vl import costs
+from vtzero.training.compilation import COMPILATIONS
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +52,20 @@ def test_tokens_and_work_are_those_of_the_shapes(phases):
 def test_no_completion_ends_early():
     programs = Programs(CONFIG, MODEL, SHAPES)
     with fast_compile(), jax.set_mesh(programs.mesh):
-        drawn = jax.jit(programs.sample)(programs.weights, programs.prompts, programs.keys)
-        some = jax.jit(programs.sample_until(8))(programs.weights, programs.prompts, programs.keys, 3)
+        drawn = programs.draw(programs.seen)
+        some = programs.phases_up_to(8).draw(programs.state, programs.seen, 1, 3)
     assert (np.asarray(drawn.lengths) == 4).all()
     assert (np.asarray(some.lengths) == 3).all()
     assert not np.isin(np.asarray(drawn.ids), MODEL.vision_token_ids).any()
+
+
+def test_every_token_counts_though_no_completion_ends():
+    programs = Programs(replace(CONFIG, mask_truncated_completions=True), MODEL, SHAPES)
+    with fast_compile(), jax.set_mesh(programs.mesh):
+        rollout, tokens = programs.rollout(programs.seen, programs.draw(programs.seen))
+    assert int(tokens) == 2 * 2 * 4
+    np.testing.assert_allclose(np.asarray(rollout.advantages).sum(axis=1), 0, atol=1e-5)
+    assert np.abs(np.asarray(rollout.advantages)).min() > 0.5
 
 
 def test_what_a_step_scores_follows_the_config():
@@ -71,18 +81,46 @@ def test_frozen_parts_and_micro_batches_change_the_work():
     whole = Programs(CONFIG, MODEL, SHAPES)
     assert work(frozen, "update")[0] < work(whole, "update")[0]
     size = whole.dtype.itemsize
-    expected = costs.update_bytes(MODEL, SHAPES.lengths, size, ("vision",), 2)
+    rest = replace(SHAPES.lengths, seen="encoded")
+    expected = costs.update_bytes(MODEL, rest, size, ("vision",), 2)
     assert work(frozen, "update")[1] == expected
 
 
-def test_images_are_encoded_once_where_nothing_changes_their_features():
-    config = replace(CONFIG, freeze=("vision", "merger"))
+@pytest.mark.parametrize(("freeze", "seen"), [(("vision",), "encoded"), (("vision", "merger"), "features")])
+def test_frozen_images_are_seen_once_by_the_program_of_a_run(freeze, seen):
+    config = replace(CONFIG, freeze=freeze)
     programs = Programs(config, MODEL, SHAPES)
     with fast_compile(), jax.set_mesh(programs.mesh):
         phases = {phase.name: phase for phase in measure_phases(programs, PHASES, repeats=1)}
+        assert getattr(programs.seen, seen).size
+    assert programs.seen.patches.size == 0
     assert tuple(phases) == PHASES
-    text = replace(SHAPES.lengths, images=())
-    assert phases["update"].flops == costs.update(MODEL, text, config.freeze)
-    assert phases["vision"].flops == costs.encode(MODEL.vision, SHAPES.lengths.images).total
+    rest = replace(SHAPES.lengths, seen=seen)
+    assert phases["update"].flops == costs.update(MODEL, rest, config.freeze)
+    assert phases["vision"].flops == costs.see(MODEL, SHAPES.lengths.images, seen)
     parts = ("vision", "prefill", "decode", "score", "update")
     assert phases["step"].flops == sum(phases[part].flops for part in parts)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_iterations": 2, "sync_ref_model": True, "gradient_accumulation_steps": 0},
+        {"beta": 0.0, "freeze": ("vision",)},
+    ],
+)
+def test_what_is_timed_are_the_programs_that_a_run_declares(changes):
+    """A step takes them all, and compiles no other."""
+    programs = Programs(replace(CONFIG, **changes), MODEL, SHAPES)
+    phases = programs.phases
+    with fast_compile(), jax.set_mesh(programs.mesh):
+        programs.begin_updates()
+        declared = dict(phases.declare(programs.state, programs.reference))
+        compiled = [compile_it() for compile_it in declared.values()]
+        programs.step()
+        before = COMPILATIONS.count
+        programs.step()
+    assert COMPILATIONS.count == before
+    ran = [phases._see, phases._sampler, phases._weigh, phases._score, phases._update]
+    assert sum(program.compilations for program in ran if program is not None) == len(compiled)
+    assert phases.micro_batches == 1

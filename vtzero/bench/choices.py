@@ -1,77 +1,88 @@
 """Choices that are no single key of a config, each against its plain form: short answers, filters."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from vtzero.bench.comparisons import Difference
-from vtzero.bench.phases import Compiled, compiled, median_time
+from vtzero.bench.phases import Compiled, compile_traced, compiled, median_time
 from vtzero.bench.programs import Programs
-from vtzero.grpo.packing import Cut, Layout, arrange, choose_layout, layouts
+from vtzero.config import ConfigError
+from vtzero.sampling.decode import Completions
 from vtzero.sampling.threshold import first_of_nucleus, kth_greatest
+from vtzero.training.phases import program_name
 
 SHARES = (0.5, 0.25)
 """Of the greatest length: what the answers of the comparison `short` have."""
 TOP_K, TOP_P = 50, 0.9
+_GRID: dict[str, Any] = {"packing": False, "completion_length_buckets": ()}
 
 
 def compare_short(programs: Programs, repeats: int) -> Iterator[Difference]:
     """Scoring and update of short answers: on the whole grid, on a cut one, and packed.
 
-    Runs inside `jax.set_mesh(programs.mesh)`; the programs' weights are used up.
+    Runs inside `jax.set_mesh(programs.mesh)`; leaves the programs with another config.
     """
-    timed = partial(_short_times, programs, repeats)
-    shapes = programs.shapes
-    for length in sorted({max(round(share * shapes.completion), 1) for share in SHARES}, reverse=True):
-        lengths = np.full((shapes.batch, shapes.group), length)
-        allowed: dict[str, Sequence[Layout | Cut]] = {
-            "cut": [Cut(shapes.group, length)],
-            "packed": layouts(shapes.group, shapes.completion),
+    longest = programs.shapes.completion
+    programs.begin_updates()
+    for length in sorted({max(round(share * longest), 1) for share in SHARES} - {longest}, reverse=True):
+        drawn = programs.made_up_completions(length)
+        programs.change(**_GRID)
+        baseline = _short_times(programs, repeats, drawn)
+        forms: dict[str, dict[str, Any]] = {
+            "cut": {"completion_length_buckets": (length,)},
+            "packed": {"packing": True},
         }
-        baseline = timed(length, None)
-        for name, layouts_of in allowed.items():
-            layout = choose_layout(lengths, layouts_of)
-            if layout is None:
-                continue
-            changed = timed(length, arrange(lengths, shapes.completion, layout))
-            for phase, (seconds, memory) in changed.items():
-                yield Difference(
+        for name, keys in forms.items():
+            rows = [
+                Difference(
                     comparison="short",
                     key=f"answers of {length}",
                     baseline_value="grid",
-                    value=f"{name}, {layout}",
+                    value=name,
                     phase=phase,
-                    baseline_seconds=baseline[phase][0],
-                    seconds=seconds,
-                    baseline_memory=baseline[phase][1],
-                    memory=memory,
+                    baseline_seconds=seconds,
+                    baseline_memory=memory,
                 )
+                for phase, (seconds, memory) in baseline.items()
+            ]
+            yield from _changed(programs, repeats, drawn, rows, keys)
 
 
-def _short_times(
-    programs: Programs, repeats: int, length: int, packing: Any
-) -> dict[str, tuple[float, int | None]]:
-    """Seconds and bytes of scoring and of an update whose answers all have `length` tokens."""
-    rollout = programs.made_up_rollout(length, packing)
-    state = programs.state()
-    weights = (state.trainable, state.frozen)
-    score = compiled(programs.score, weights, rollout)
-    times = {"score": (median_time(lambda: score.run(weights, rollout), repeats), score.memory)}
-    rollout = programs.with_logps(rollout, [score.run(weights, rollout)] * programs.scorings)
-    tokens = rollout.mask.sum()
-    update = compiled(programs.update(), state, rollout, tokens)
+def _changed(
+    programs: Programs, repeats: int, drawn: Completions, rows: list[Difference], keys: dict[str, Any]
+) -> list[Difference]:
+    """The rows with their times under these keys; none where no layout is worth its compilation."""
+    try:
+        programs.change(**_GRID | keys)
+    except ConfigError as error:
+        return [replace(row, failed=str(error)) for row in rows]
+    layout = programs.layout(drawn)
+    if layout is None:
+        return []
+    times = _short_times(programs, repeats, drawn)
+    return [
+        replace(row, value=f"{row.value}, {layout}", seconds=times[row.phase][0], memory=times[row.phase][1])
+        for row in rows
+    ]
 
-    def learn() -> Any:
-        state, metrics = update.run(programs.state(), rollout, tokens)
-        programs.keep(state)
-        return metrics
 
-    return times | {"update": (median_time(learn, repeats), update.memory)}
+def _short_times(programs: Programs, repeats: int, drawn: Completions) -> dict[str, tuple[float, int | None]]:
+    """Seconds and bytes of scoring and of an update."""
+    layout = programs.layout(drawn)
+    score, update = (
+        compile_traced(programs.traced(program_name(phase, layout))) for phase in ("scoring", "update")
+    )
+    rollout, tokens = programs.rollout(programs.seen, drawn)
+    return {
+        "score": (median_time(lambda: programs.score(rollout), repeats), score.memory),
+        "update": (median_time(lambda: programs.learn(rollout, tokens), repeats), update.memory),
+    }
 
 
 def compare_filters(rows: int, vocab: int, repeats: int) -> list[Difference]:

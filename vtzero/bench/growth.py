@@ -1,13 +1,11 @@
 """What a decoded token costs as the answer grows, against a cache that holds just what must be read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import jax
 
-from vtzero.bench.phases import compiled
 from vtzero.bench.programs import Programs
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.sharding import readers
@@ -51,16 +49,15 @@ def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], r
 
 
 class _Loop:
-    """The sampler's loop with room for some tokens, compiled."""
+    """The sampler with room for some tokens."""
 
     def __init__(self, programs: Programs, room: int, *, grows: bool = True):
-        self._arguments = (programs.weights, programs.prompts, programs.keys)
-        sample = programs.sample_until(room, grows=grows)
-        self._run: Callable[..., Any] = compiled(sample, *self._arguments, room).run
+        self._phases = programs.phases_up_to(room, grows=grows)
+        self._state, self._prompts = programs.state, programs.seen
 
     def time(self, tokens: int) -> float:
         start = perf_counter()
-        jax.block_until_ready(self._run(*self._arguments, tokens))
+        jax.block_until_ready(self._phases.draw(self._state, self._prompts, 1, tokens))
         return perf_counter() - start
 
 

@@ -10,9 +10,7 @@ from typing import Any
 import jax
 
 from vtzero.bench.programs import Programs
-from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
-from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.sharding import readers
 
 PHASES = ("vision", "prefill", "decode", "score", "update", "step")
@@ -48,10 +46,14 @@ class Compiled:
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
-    """Compile `function` (jitted here, unless it is already) for these arguments."""
-    jitted: Any = function if hasattr(function, "lower") else jax.jit(function)
+    """Compile `function`, jitted here, for these arguments."""
+    return compile_traced(lambda: jax.jit(function).lower(*arguments).compile)
+
+
+def compile_traced(trace: Callable[[], Callable[[], Any]]) -> Compiled:
+    """Trace and compile, as `Phases.programs` gives it."""
     start = perf_counter()
-    program = jitted.lower(*arguments).compile()
+    program = trace()()
     seconds = perf_counter() - start
     flops = float((program.cost_analysis() or {}).get("flops", 0.0))
     return Compiled(program, seconds, _memory(program.memory_analysis()), flops)
@@ -84,7 +86,7 @@ def _timed(run: Callable[[], Any]) -> float:
 
 
 def measure_phases(programs: Programs, only: Collection[str], repeats: int) -> Iterator[Phase]:
-    """Time the phases named in `only`, in the order of `PHASES`; the programs' weights are used up.
+    """Time the phases named in `only`, in the order of `PHASES`.
 
     Runs inside `jax.set_mesh(programs.mesh)`. Decoding is a whole rollout less its prefill, since no program
     of a run decodes alone.
@@ -109,69 +111,48 @@ class _Timer:
         self._programs, self._repeats = programs, repeats
 
     @cached_property
-    def _see(self) -> Compiled:
-        return compiled(self._programs.see, self._programs.weights, self._programs.prompts)
-
-    @cached_property
-    def _prompts(self) -> Prompts:
-        """What every phase after the first reads."""
-        programs = self._programs
-        return self._see.run(programs.weights, programs.prompts) if programs.sees_once else programs.prompts
-
-    @cached_property
     def _sample(self) -> Compiled:
-        programs = self._programs
-        return compiled(programs.sample, programs.weights, self._prompts, programs.keys)
+        return self._compiled("sampling")
+
+    def _compiled(self, phase: str) -> Compiled:
+        return compile_traced(self._programs.traced(phase))
 
     def vision(self) -> Phase:
+        """Of a run that encodes its images once a step its own program, else one made for the bench."""
         programs = self._programs
-        return self._timed("vision", lambda: self._see.run(programs.weights, programs.prompts), self._see)
+        if programs.phases.seen is None:
+            arguments = (programs.weights, programs.prompts)
+            look = compiled(programs.look, *arguments)
+            return self._timed("vision", lambda: look.run(*arguments), look)
+        see = self._compiled("vision")
+        return self._timed("vision", lambda: programs.phases.see(programs.state, programs.prompts), see)
 
     def prefill(self) -> Phase:
-        arguments = (self._programs.weights, self._prompts)
+        arguments = (self._programs.weights, self._programs.seen)
         program = compiled(self._programs.prefill, *arguments)
         return self._timed("prefill", lambda: program.run(*arguments), program)
 
     def decode(self, prefill_seconds: float) -> Phase:
-        arguments = (self._programs.weights, self._prompts, self._programs.keys)
-        whole = self._timed("decode", lambda: self._sample.run(*arguments), self._sample)
+        programs = self._programs
+        whole = self._timed("decode", lambda: programs.draw(programs.seen), self._sample)
         return replace(whole, seconds=max(whole.seconds - prefill_seconds, 0.0))
 
     def trained(self, only: Collection[str]) -> Iterator[Phase]:
-        """Scoring, the update and the whole step, which work on one rollout."""
-        programs = self._programs
-        prepare = jax.jit(programs.rollout)
-        drawn = self._sample.run(programs.weights, self._prompts, programs.keys)
-        rollout = prepare(self._prompts, drawn)
-        score = compiled(programs.score, programs.weights, rollout)
+        """Scoring, the update and the whole step; the first two work on one rollout."""
+        programs, sample, score = self._programs, self._sample, self._compiled("scoring")
+        drawn = programs.draw(programs.seen)
         if "score" in only:
-            yield self._timed("score", lambda: score.run(programs.weights, rollout), score)
+            rollout, _ = programs.rollout(programs.seen, drawn)
+            yield self._timed("score", lambda: programs.score(rollout), score)
         if not {"update", "step"} & set(only):
             return
-        logps = score.run(programs.weights, rollout)
-        rollout = programs.with_logps(rollout, [logps] * programs.scorings)
-        reference = programs.new_reference()
-        state, tokens = programs.new_state(), rollout.mask.sum()
-        update = compiled(programs.update(), state, rollout, tokens)
-
-        def learn(rollout: Rollout = rollout) -> Any:
-            nonlocal state
-            state, metrics = update.run(state, rollout, tokens)
-            return metrics
-
-        def step() -> Any:
-            weights = (state.trainable, state.frozen)
-            prompts = self._see.run(weights, programs.prompts) if programs.sees_once else programs.prompts
-            scored = prepare(prompts, self._sample.run(weights, prompts, programs.keys))
-            scorers = programs.scored_with(state.trainable, reference)
-            logps = [score.run((trainable, state.frozen), scored) for trainable in scorers]
-            scored = programs.with_logps(scored, logps)
-            return [learn(scored) for _ in range(programs.config.num_iterations)]
-
+        programs.begin_updates()
+        update = self._compiled("update")
+        rollout, tokens = programs.rollout(programs.seen, drawn)
         if "update" in only:
-            yield self._timed("update", learn, update)
+            yield self._timed("update", lambda: programs.learn(rollout, tokens), update)
         if "step" in only:
-            yield self._timed("step", step, update, self._sample, score)
+            yield self._timed("step", programs.step, update, sample, score)
 
     def _timed(self, name: str, run: Callable[[], Any], *used: Compiled) -> Phase:
         return _phase(self._programs, name, median_time(run, self._repeats), used)
@@ -199,17 +180,15 @@ def _phase(programs: Programs, name: str, seconds: float, used: Sequence[Compile
 def work(programs: Programs, name: str) -> tuple[int, int]:
     """Operations and bytes of a phase; those of the step are the sums of its parts.
 
-    Where the images are encoded once a step, that is the phase `vision`, and no other has it in it.
+    What is made of the images once a step is the phase `vision`, and no other has it in it.
     """
-    config, model, lengths = programs.config, programs.model, programs.shapes.lengths
-    if programs.sees_once and name != "vision":
-        lengths = replace(lengths, images=())
+    config, model, seen = programs.config, programs.model, programs.phases.seen
+    lengths = replace(programs.shapes.lengths, seen=seen)
     size, freeze, replicas = programs.dtype.itemsize, config.freeze, readers(programs.mesh)
     if name == "vision":
-        counts = costs.parameters(model)
-        patches = sum(lengths.images) * model.vision.patch_dim
-        flops = costs.encode(model.vision, lengths.images).total
-        return flops, (replicas * (counts["vision"] + counts["merger"]) + patches) * size
+        far = seen or "features"
+        moved = costs.see_bytes(model, lengths.images, size, far, replicas=replicas)
+        return costs.see(model, lengths.images, far), moved
     if name == "prefill":
         return costs.prefill(model, lengths), costs.prefill_bytes(model, lengths, size, replicas=replicas)
     if name == "decode":
@@ -217,14 +196,14 @@ def work(programs: Programs, name: str) -> tuple[int, int]:
     if name == "score":
         return costs.score(model, lengths), costs.score_bytes(model, lengths, size, replicas=replicas)
     if name == "update":
-        micro_batches = config.gradient_accumulation_steps or 1
+        micro_batches = programs.phases.micro_batches or 1
         copies = programs.mesh.shape["data"]
         moved = costs.update_bytes(
             model, lengths, size, freeze, micro_batches, replicas=replicas, copies=copies
         )
         return costs.update(model, lengths, freeze), moved
     times = {"prefill": 1, "decode": 1, "score": programs.scorings, "update": config.num_iterations}
-    times |= {"vision": 1} if programs.sees_once else {}
+    times |= {"vision": 1} if seen else {}
     parts = [(count, work(programs, part)) for part, count in times.items()]
     return sum(count * flops for count, (flops, _) in parts), sum(
         count * moved for count, (_, moved) in parts

@@ -1,8 +1,8 @@
-"""The compiled functions of a run, on made-up weights: the one place of the bench that builds them."""
+"""The phases of training on made-up weights and prompts, without a file behind them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -11,183 +11,151 @@ import numpy as np
 from jaxtyping import Array
 
 from vtzero.bench.shapes import Shapes, random_prompts
-from vtzero.config import RunConfig, shared_settings
-from vtzero.grpo.objectives import ObjectiveSettings, loss_weights
-from vtzero.grpo.scoring import banned_mask, group_logprobs
-from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
+from vtzero.config import RunConfig
+from vtzero.data.batches import Buckets
+from vtzero.grpo.packing import Cut, Layout, choose_layout
+from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
-from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.sharding import batch_sharding, shard_batch, shard_params, state_sharding
-from vtzero.sampling.decode import Completions, DecodeSettings, sample_groups, sample_keys
-from vtzero.sampling.sampler import Sampler
-from vtzero.training.optimizer import OptimizerSettings, decays, make_optimizer
-from vtzero.training.phases import policy_logps, sampling_parameters
-from vtzero.training.setup import check_batch, compute_dtype, remat_of, scheduled_updates
-from vtzero.training.state import Metrics, ModelParts, TrainState, make_update, new_state, split_model
-
-# No token has this id, so every completion runs to its full length and the work is known.
-_NEVER = (-1,)
+from vtzero.parallel.processes import on_host
+from vtzero.parallel.sharding import shard_batch
+from vtzero.sampling.decode import Completions
+from vtzero.training.blueprint import blueprint_from_shapes
+from vtzero.training.optimizer import decays
+from vtzero.training.phases import Phases, rollout_of
+from vtzero.training.setup import check_attention, compute_dtype
+from vtzero.training.state import Metrics, TrainState
 
 
 class Programs:
-    """A run's functions and arrays: `prompts`, `keys` and a `state` without a file behind it."""
+    """A run's `phases`, and what they work on: `prompts`, and a `state` that goes on with every update.
+
+    Until `begin_updates` the state has no optimizer's moments: they take twice the memory of the parameters.
+    """
 
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes):
         self.config, self.model, self.shapes = config, model, shapes
-        self.mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
-        check_batch(config, dict(self.mesh.shape))
         self.dtype = compute_dtype(config.dtype)
-        self.parts, self._trainable, self._frozen = self._made_up_model()
+        self.mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+        buckets = Buckets(shapes.prompt, shapes.patches)
+        self._blueprint, self._abstract = blueprint_from_shapes(config, model, buckets, self.mesh)
+        self.phases = Phases(self._blueprint)
         self.prompts: Prompts = shard_batch(random_prompts(shapes, model), self.mesh)
-        keys = sample_keys(jax.random.key(config.seed), 0, jnp.arange(shapes.batch), shapes.group)
-        self.keys = jax.device_put(keys, batch_sharding(self.mesh))
-        self.parameters = sampling_parameters(config, model.vision_token_ids)
-        self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
-        self._scoring = ScoringSettings(model.vision_token_ids, config.temperature, config.logprob_chunk)
-        optimizer = OptimizerSettings(**shared_settings(config, OptimizerSettings))
-        self._optimizer = make_optimizer(optimizer, scheduled_updates(config))
-        self._state: TrainState | None = None
-        self._sampler = Sampler(self.parts.merge, self._decode_settings(shapes.completion))
+        self.state = self._made_up_state()
+        self._reference: Any | None = None
 
     @property
     def weights(self) -> tuple[Any, Any]:
         """Trainable and frozen parameters."""
-        return self._trainable, self._frozen
+        return self.state.trainable, self.state.frozen
 
     @property
-    def sees_once(self) -> bool:
-        """Whether a step encodes its images once, since no update changes what makes their features."""
-        return {"vision", "merger"} <= set(self.config.freeze) and bool(self.shapes.grids)
-
-    def see(self, weights: tuple[Any, Any], prompts: Prompts) -> Prompts:
-        """Images encoded: prompts with their features, and without the patches."""
-        names = ("patches", "patch_positions", "segments")
-        empty: dict[str, Any] = {name: getattr(prompts, name)[:, :0] for name in names}
-        return replace(prompts, features=self.parts.merge(*weights).see(prompts), **empty)
-
-    def prefill(self, weights: tuple[Any, Any], prompts: Prompts) -> Any:
-        """Images encoded, where they are not yet, and prompts read."""
-        return self.parts.merge(*weights).read_prompts(prompts)
-
-    def sample(self, weights: tuple[Any, Any], prompts: Prompts, keys: Any) -> Completions:
-        """A whole rollout."""
-        return self._sampler(weights, prompts, keys, self.parameters)
-
-    def sample_until(
-        self, length: int, *, grows: bool = True
-    ) -> Callable[[tuple[Any, Any], Prompts, Any, Array | int], Completions]:
-        """A rollout into room for `length` tokens, which ends after a number of them given at each call.
-
-        The cache grows with the answers, or has its full length from the start.
-        """
-        settings = self._decode_settings(length)
-        settings = settings if grows else replace(settings, cache_lengths=(length,))
-
-        def sample(weights: tuple[Any, Any], prompts: Prompts, keys: Any, tokens: Array | int) -> Completions:
-            model = self.parts.merge(*weights)
-            return sample_groups(model, prompts, keys, self.parameters, settings, tokens)
-
-        return sample
-
-    def made_up_rollout(self, length: int, packing: Any = None) -> Rollout:
-        """A scored batch of answers that all have `length` tokens, laid out as `packing` says."""
-        shapes = self.shapes
-        grid = (shapes.batch, shapes.group, shapes.completion)
-        group = np.full(grid[:2], length, np.int32)
-        blank: dict[str, Any] = {"ids": np.ones(grid, np.int32), "policy_logps": np.zeros(grid, np.float32)}
-        drawn = Completions(lengths=group, terminated=group > 0, **blank)  # type: ignore[arg-type]
-        drawn = shard_batch(drawn, self.mesh)
-        rollout = jax.jit(self.rollout)(self.prompts, drawn)
-        packing = jax.tree.map(lambda leaf: jax.device_put(leaf, batch_sharding(self.mesh)), packing)
-        return replace(rollout, packing=packing)
-
-    def rollout(self, prompts: Prompts, drawn: Completions) -> Rollout:
-        """A scored batch whose every token counts; half of each group did well."""
-        mask = jnp.arange(drawn.ids.shape[-1]) < drawn.lengths[..., None]
-        signs = jnp.where(jnp.arange(self.shapes.group) % 2 == 0, 1.0, -1.0)
-        return Rollout(
-            prompts=prompts,
-            completion_ids=drawn.ids,
-            mask=mask,
-            weights=loss_weights(mask, self._objective),
-            advantages=jnp.broadcast_to(signs, mask.shape[:2]),
-            sampler_logps=policy_logps(drawn),
-        )
-
-    def score(self, weights: tuple[Any, Any], rollout: Rollout) -> Array:
-        """Log-probabilities, as a reference model or an old policy gives them."""
-        logps, _ = group_logprobs(
-            self.parts.merge(*weights),
-            rollout.prompts,
-            rollout.completion_ids,
-            packing=rollout.packing,
-            banned=banned_mask(self._scoring.banned_ids, self.model.text.vocab_size),
-            temperature=self._scoring.temperature,
-            chunk=self._scoring.chunk,
-        )
-        return logps
+    def reference(self) -> Any | None:
+        """The reference model's trainable parameters, wherever they are; None until `begin_updates`."""
+        return self._reference if self.state.reference is None else self.state.reference
 
     @property
     def scorings(self) -> int:
         """How often a step scores its rollout before the update."""
         return int(self.config.num_iterations > 1) + int(self.config.beta > 0)
 
-    def with_logps(self, rollout: Rollout, logps: Sequence[Array]) -> Rollout:
-        """The rollout with what `scored_with` gave, the reference's log-probabilities last."""
-        old = logps[0] if self.config.num_iterations > 1 else None
-        return replace(rollout, old_logps=old, ref_logps=logps[-1] if self.config.beta > 0 else None)
+    def change(self, **keys: Any) -> None:
+        """Go on with the phases of a config with other values, on the same state.
 
-    def scored_with(self, policy: Any, reference: Any | None) -> list[Any]:
-        """The trainable parameters that score a rollout: the policy's own for old log-probabilities first."""
-        old = [policy] if self.config.num_iterations > 1 else []
-        return old if reference is None else [*old, reference]
+        Raises ConfigError for values that do not go together.
+        """
+        config = replace(self.config, **keys)
+        check_attention(config, self.mesh.devices.flat[0].platform)
+        self.config, self.phases = config, Phases(replace(self._blueprint, config=config))
 
-    def new_reference(self) -> Any | None:
-        """Parameters of a reference model, which a step holds beside the policy's; None where `beta` is 0."""
-        return jax.tree.map(jnp.copy, self._trainable) if self.config.beta > 0 else None
+    def phases_up_to(self, length: int, *, grows: bool = True) -> Phases:
+        """Phases that draw up to `length` tokens; the cache grows, or has its full length from the start."""
+        own = None if grows else (length,)
+        decoding = replace(self._blueprint.decoding, max_completion_length=length, cache_lengths=own)
+        return Phases(replace(self._blueprint, decoding=decoding))
 
-    def new_state(self) -> TrainState:
-        """The state before the first update; takes over the memory of `weights`, which are then gone."""
-        start = partial(new_state, optimizer=self._optimizer)
-        shardings = self._state_shardings()
-        state = jax.jit(start, donate_argnums=(0, 1), out_shardings=shardings)(*self.weights)
-        self._trainable = self._frozen = None
-        return state
+    def traced(self, name: str) -> Callable[[], Callable[[], Any]]:
+        """What traces the program of this name; see `Phases.programs`."""
+        reference = self._abstract.trainable if self.config.beta > 0 else None
+        return dict(self.phases.programs(self._abstract, reference))[name]
 
-    def state(self) -> TrainState:
-        """The state of the updates so far; whoever updates it hands the new one to `keep`."""
-        if self._state is None:
-            self._state = self.new_state()
-        return self._state
+    @cached_property
+    def seen(self) -> Prompts:
+        """The prompts as every phase after the first reads them."""
+        return self.phases.see(self.state, self.prompts)
 
-    def keep(self, state: TrainState) -> None:
-        """Go on from this state."""
-        self._state = state
+    def look(self, weights: tuple[Any, Any], prompts: Prompts) -> Array:
+        """The images encoded; no program of a run does this alone where an update may change how."""
+        return self._blueprint.parts.merge(*weights).see(prompts)
 
-    def update(self) -> Callable[[TrainState, Rollout, Array], tuple[TrainState, Metrics]]:
-        """The jitted optimizer step; it takes over the memory of the state it is given."""
-        loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
-        steps = self.config.gradient_accumulation_steps or 1
-        return make_update(self.parts, loss, self._optimizer, steps, self._state_shardings())
+    def prefill(self, weights: tuple[Any, Any], prompts: Prompts) -> Any:
+        """Prompts read, and as far as they are not seen their images; in a run a part of the sampler."""
+        return self._blueprint.parts.merge(*weights).read_prompts(prompts)
 
-    def _state_shardings(self) -> TrainState:
-        start = partial(new_state, optimizer=self._optimizer)
-        shapes = jax.eval_shape(start, *self._abstract)
-        return state_sharding(shapes, self.mesh)
+    def draw(self, prompts: Prompts) -> Completions:
+        """Completions of full length, which count as ended, whatever the config makes of others."""
+        drawn = self.phases.draw(self.state, prompts, 1)
+        return replace(drawn, terminated=drawn.lengths > 0)
 
-    def _decode_settings(self, length: int) -> DecodeSettings:
-        return DecodeSettings(length, _NEVER, pad_id=0, logps="policy")
+    def made_up_completions(self, length: int) -> Completions:
+        """Completions that all have `length` tokens."""
+        shapes = self.shapes
+        grid = (shapes.batch, shapes.group, shapes.completion)
+        lengths = np.full(grid[:2], length, np.int32)
+        blank: dict[str, Any] = {"ids": np.ones(grid, np.int32), "policy_logps": np.zeros(grid, np.float32)}
+        host = Completions(lengths=lengths, terminated=lengths > 0, **blank)  # type: ignore[arg-type]
+        placed: Completions = self.phases.place(host)
+        return placed
 
-    def _made_up_model(self) -> tuple[ModelParts, Any, Any]:
-        graphdef, shapes = abstract_model(
-            self.model, dtype=self.dtype, remat=remat_of(self.config), attention=self.config.attention
-        )
-        _, *self._abstract = split_model(graphdef, shapes, self.config.freeze)
+    def layout(self, drawn: Completions) -> Layout | Cut | None:
+        """How a run lays out these completions."""
+        return choose_layout(on_host(drawn.lengths), self.phases.layouts)
 
-        make = jax.jit(partial(made_up, shapes), out_shardings=shard_params(shapes, self.mesh))
-        return split_model(graphdef, make(), self.config.freeze)
+    def rollout(self, prompts: Prompts, drawn: Completions) -> tuple[Rollout, Array]:
+        """What an update learns from and how many tokens count; half of each group did well."""
+        packing = self.phases.pack(on_host(drawn.lengths))
+        old, own = self.phases.old_and_reference(self.state, self.reference, prompts, drawn.ids, packing)
+        rewards = np.broadcast_to(np.arange(self.shapes.group) % 2, drawn.lengths.shape)
+        weighed = self.phases.weigh(drawn, rewards.astype(np.float32))
+        return rollout_of(prompts, drawn, weighed, old, own, packing), weighed.total_tokens
+
+    def score(self, rollout: Rollout) -> Array:
+        """Log-probabilities, as a reference model or an old policy gives them."""
+        ids, packing = rollout.completion_ids, rollout.packing
+        return self.phases.score(*self.weights, rollout.prompts, ids, packing)
+
+    def learn(self, rollout: Rollout, tokens: Array) -> Metrics:
+        """One update of the state."""
+        self.state, metrics = self.phases.update(self.state, rollout, tokens)
+        return metrics
+
+    def step(self) -> list[Metrics]:
+        """What training does in a step, without data and rewards."""
+        prompts = self.phases.see(self.state, self.prompts)
+        rollout, tokens = self.rollout(prompts, self.draw(prompts))
+        return [self.learn(rollout, tokens) for _ in range(self.config.num_iterations)]
+
+    def begin_updates(self) -> None:
+        """Hold what a run holds: the optimizer's moments, and a reference model where `beta` is above 0."""
+        if self.state.opt_state is not None:
+            return
+        shardings, policy = self._blueprint.shardings, self.state.trainable
+        moments = jax.jit(self._blueprint.optimizer.init, out_shardings=shardings.opt_state)(policy)
+        reference = jax.tree.map(jnp.copy, policy) if self.config.beta > 0 else None
+        moves = shardings.reference is not None
+        self._reference = None if moves else reference
+        self.state = replace(self.state, opt_state=moments, reference=reference if moves else None)
+
+    def _made_up_state(self) -> TrainState:
+        start = replace(self._abstract, opt_state=None, reference=None)
+        shardings = replace(self._blueprint.shardings, opt_state=None, reference=None)
+        return jax.jit(partial(_made_up_start, start), out_shardings=shardings)()
+
+
+def _made_up_start(shapes: TrainState) -> TrainState:
+    trainable, frozen = made_up(shapes.trainable), made_up(shapes.frozen)
+    return replace(shapes, step=jnp.int32(0), trainable=trainable, frozen=frozen)
 
 
 def made_up(shapes: Any) -> Any:

@@ -107,6 +107,20 @@ def batch_shapes(batch: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(shape, batch)
 
 
+def shapes_at(tree: Any, shardings: Any) -> Any:
+    """The shapes of a tree's arrays, or of its shapes, with where they will lie.
+
+    `shardings` is one for all, or a tree like `tree` or like the top of it.
+    """
+
+    def shape(sharding: NamedSharding, below: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), below
+        )
+
+    return jax.tree.map(shape, shardings, tree)
+
+
 def readers(mesh: Mesh) -> int:
     """How many devices, or groups of them along `tensor`, read all weights for a part of the batch each."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -2,38 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from time import perf_counter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vtzero.bench.shapes import Shapes
-from vtzero.config import RunConfig, shared_settings
+from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.sharding import state_sharding
 from vtzero.planning.chips import Slice
 from vtzero.planning.collectives import Exchange, exchanges
-from vtzero.sampling.decode import DecodeSettings
-from vtzero.training.micro_batches import bytes_needed
-from vtzero.training.optimizer import OptimizerSettings, make_optimizer
-from vtzero.training.phases import Blueprint, Phases
-from vtzero.training.setup import (
-    check_attention,
-    check_batch,
-    check_heads,
-    moves_reference,
-    remat_of,
-    scheduled_updates,
-)
-from vtzero.training.state import TrainState, new_state, split_model
-
-# No shape depends on which token ends a completion.
-_ANY_ID = 0
+from vtzero.training.blueprint import blueprint_from_shapes
+from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device
+from vtzero.training.phases import Phases
 
 
 @dataclass(frozen=True)
@@ -89,18 +72,17 @@ class Plan:
         self.model, self.shapes, self.where = model, shapes, where
         settings = MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         self.mesh = make_mesh(settings, list(where.devices))
-        check_batch(self.config, dict(self.mesh.shape))
-        check_attention(self.config, "tpu")
-        check_heads(model, self.mesh.shape["tensor"])
-        self._blueprint, self._state, self._reference = self._abstract()
+        buckets = Buckets(shapes.prompt, shapes.patches)
+        self._blueprint, self._state = blueprint_from_shapes(self.config, model, buckets, self.mesh)
+        self._reference = self._state.trainable if config.beta > 0 else None
 
     @property
     def held(self) -> Held:
         state = self._state
         return Held(
-            parameters=bytes_a_device((state.trainable, state.frozen)),
-            optimizer=bytes_a_device(state.opt_state),
-            reference=bytes_a_device(self._reference),
+            parameters=bytes_on_a_device((state.trainable, state.frozen)),
+            optimizer=bytes_on_a_device(state.opt_state),
+            reference=bytes_on_a_device(self._reference),
         )
 
     def compile(self, only: Callable[[str], bool] = lambda _: True) -> Iterator[Planned]:
@@ -138,50 +120,10 @@ class Plan:
         """Bytes of the program's arguments that the run holds anyway."""
         held, state = self.held, self._state
         if name.startswith("update"):
-            return held.parameters + held.optimizer + bytes_a_device(state.reference)
+            return held.parameters + held.optimizer + bytes_on_a_device(state.reference)
         return held.parameters if name.startswith(("sampling", "vision", "scoring")) else 0
 
     def _tokens_a_loop(self, name: str) -> int:
         """How often one of the sampler's loops runs, on average; other loops are counted by the compiler."""
         settings = self._blueprint.decoding
         return max(settings.max_completion_length // len(settings.lengths), 1) if name == "sampling" else 1
-
-    def _abstract(self) -> tuple[Blueprint, TrainState, Any]:
-        config = self.config
-        graphdef, shapes = abstract_model(
-            self.model, dtype=jnp.dtype(config.dtype), remat=remat_of(config), attention=config.attention
-        )
-        parts, trainable, frozen = split_model(graphdef, shapes, config.freeze)
-        settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
-        optimizer = make_optimizer(settings, scheduled_updates(config))
-        start = partial(new_state, optimizer=optimizer, moving_reference=moves_reference(config))
-        state = jax.eval_shape(start, trainable, frozen)
-        shardings = state_sharding(state, self.mesh)
-        state = jax.tree.map(_placed, state, shardings)
-        blueprint = Blueprint(
-            config=config,
-            model=self.model,
-            buckets=Buckets(self.shapes.prompt, self.shapes.patches),
-            mesh=self.mesh,
-            shardings=shardings,
-            parts=parts,
-            optimizer=optimizer,
-            decoding=DecodeSettings(config.max_completion_length, (_ANY_ID,), _ANY_ID, "policy"),
-        )
-        reference = state.trainable if config.beta > 0 else None
-        return blueprint, state, reference
-
-
-def bytes_a_device(tree: Any) -> int:
-    """What arrays of these shapes and shardings take on one device."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        count = 1
-        for size in leaf.sharding.shard_shape(leaf.shape):
-            count *= size
-        total += count * leaf.dtype.itemsize
-    return total
-
-
-def _placed(shape: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Int
 from vtzero.config import ConfigError, RunConfig
 from vtzero.data.pipeline import GroupPipeline, PromptBatch
 from vtzero.data.processor import PreparedPrompt
-from vtzero.grpo.packing import Packing, ShortGrid
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.processes import join_rows, on_host, row_share
@@ -21,11 +20,12 @@ from vtzero.parallel.sharding import readers
 from vtzero.rewards.registry import load_reward
 from vtzero.rewards.runner import NamedReward, RewardFailure, RewardResult, score
 from vtzero.rewards.text import aha_words
+from vtzero.training.blueprint import Blueprint
 from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
 from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
-from vtzero.training.phases import Blueprint, Phases, Weighed, policy_logps
+from vtzero.training.phases import Phases, Weighed, rollout_of
 from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
 from vtzero.training.state import TrainState, follow, make_reference_sync
 from vtzero.training.throughput import throughput_metrics
@@ -124,24 +124,16 @@ class GRPO:
         drawn = Drawn(*on_host((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
         packing = phases.pack(drawn.lengths)
-        old, reference = self._old_and_reference(state, arrays, completions.ids, packing)
+        old, reference = phases.old_and_reference(
+            state, self._reference_of(state), arrays, completions.ids, packing
+        )
         scored = self._rewards(batch.prompts, drawn.of(self._share.rows(len(drawn.ids))))
         scored = _together(self._share.gather(scored))
         clock.lap("reward")
         weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
         jax.block_until_ready((weighed, old, reference))
         clock.lap("ref")
-        rollout = Rollout(
-            prompts=arrays,
-            completion_ids=completions.ids,
-            mask=weighed.mask,
-            weights=weighed.weights,
-            advantages=weighed.advantages,
-            sampler_logps=policy_logps(completions),
-            old_logps=old,
-            ref_logps=reference,
-            packing=packing,
-        )
+        rollout = rollout_of(arrays, completions, weighed, old, reference, packing)
         metrics = {"learning_rate": float(self._rates[(index - 1) * self._config.num_iterations])}
         state, values = self._iterate(state, rollout, weighed)
         if state.reference is not None:
@@ -214,17 +206,6 @@ class GRPO:
     def _reference_of(self, state: TrainState) -> Any | None:
         return self._reference if state.reference is None else state.reference
 
-    def _old_and_reference(
-        self, state: TrainState, prompts: Any, ids: jax.Array, packing: Packing | ShortGrid | None
-    ) -> tuple[jax.Array | None, jax.Array | None]:
-        """What the step needs beside the policy: with one update a rollout and without `beta`, nothing."""
-        score, reference = self._phases.score, self._reference_of(state)
-        several = self._config.num_iterations > 1
-        old = score(state.trainable, state.frozen, prompts, ids, packing) if several else None
-        if reference is None:
-            return old, None
-        return old, score(reference, state.frozen, prompts, ids, packing)
-
     def _iterate(
         self, state: TrainState, rollout: Rollout, weighed: Weighed
     ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -263,7 +244,7 @@ class GRPO:
     def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
         config, model = self._config, self._setup.processor.config
         lengths = lengths_of(begun.scored.asked, begun.drawn.lengths)
-        updated = replace(lengths, images=()) if self._phases.sees_once else lengths
+        updated = replace(lengths, seen=self._phases.seen)
         itemsize = compute_dtype(config.dtype).itemsize
         replicas = readers(self._setup.mesh)
         read = costs.prefill_bytes(model, lengths, itemsize, replicas=replicas)

@@ -25,6 +25,7 @@ from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.parallel.processes import is_first, tell_all, wait_for_all
 from vtzero.parallel.sharding import even_rows
 from vtzero.sampling.sampler import Sampler
+from vtzero.training.blueprint import decode_settings
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
 from vtzero.training.completions import write_completions
@@ -32,7 +33,6 @@ from vtzero.training.grpo import GRPO
 from vtzero.training.huggingface import save_model
 from vtzero.training.method import Method, StepReport
 from vtzero.training.metrics import MetricsLog, RejectedLog
-from vtzero.training.phases import decode_settings
 from vtzero.training.progress import Progress
 from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT

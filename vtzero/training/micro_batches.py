@@ -3,6 +3,7 @@
 The compiler says what a program needs; nothing is tried out. Knows programs and devices, no algorithm.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -74,12 +75,9 @@ def bytes_needed(compiled: Any) -> int:
 
 
 def bytes_on_a_device(tree: Any) -> int:
-    """What the arrays of a tree take on one of their devices."""
-    return sum(
-        leaf.addressable_shards[0].data.nbytes
-        for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf, jax.Array)
-    )
+    """What the arrays of a tree, or those that its shapes and shardings say, take on one of their devices."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def possible_parts(samples: int, shards: int) -> list[int]:

@@ -11,26 +11,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from vtzero.config import RunConfig, shared_settings
-from vtzero.data.batches import Buckets, blank_prompts
+from vtzero.data.batches import blank_prompts
 from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
 from vtzero.grpo.packing import Cut, Layout, Packing, ShortGrid, arrange, choose_layout, layouts
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
-from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.models.qwen2_vl.inputs import Prompts, Seen
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import batch_shapes, batch_sharding, place, readers, replicated
-from vtzero.sampling.decode import Completions, DecodeSettings, sample_keys
+from vtzero.parallel.sharding import batch_shapes, batch_sharding, place, readers, replicated, shapes_at
+from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
+from vtzero.training.blueprint import Blueprint
 from vtzero.training.micro_batches import bytes_on_a_device, fewest_parts, possible_parts
-from vtzero.training.setup import Setup
-from vtzero.training.state import ModelParts, TrainState, make_update
+from vtzero.training.state import TrainState, make_update
 
 # A layout is worth its compilation where it leaves out a tenth of a group's tokens, its prompt among them.
 _LEAST_SAVING = 0.1
@@ -48,37 +46,12 @@ class Weighed:
     statistics: dict[str, Array]
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """What the programs of a step are made from: settings, shapes, a mesh and no array.
-
-    The mesh may be one of devices that are not here, for which the programs can then be compiled.
-    """
-
-    config: RunConfig
-    model: Qwen2VLConfig
-    buckets: Buckets
-    mesh: jax.sharding.Mesh
-    shardings: TrainState
-    parts: ModelParts
-    optimizer: optax.GradientTransformation
-    decoding: DecodeSettings
-
-    @classmethod
-    def of(cls, setup: Setup) -> "Blueprint":
-        """That of a run."""
-        names = ("config", "buckets", "mesh", "shardings", "parts", "optimizer")
-        own = {name: getattr(setup, name) for name in names}
-        return cls(model=setup.processor.config, decoding=decode_settings(setup, "policy"), **own)
-
-    @property
-    def banned_ids(self) -> tuple[int, ...]:
-        """Vision ids, which sampling may not draw."""
-        return self.model.vision_token_ids
-
-
 class Phases:
-    """One program a phase; `score` and `update` have one for each layout of the completions."""
+    """One program a phase; `score` and `update` have one for each layout of the completions.
+
+    `seen` is what `see` makes of the images, once a step; None where an update may change all of it.
+    `micro_batches` is None until they are chosen.
+    """
 
     def __init__(self, setup: Blueprint):
         config = setup.config
@@ -89,23 +62,18 @@ class Phases:
         self._parameters = sampling_parameters(config, setup.banned_ids)
         self.layouts: tuple[Layout | Cut, ...] = _cuts(config)
         self.layouts += _worth_compiling(config) if config.packing else ()
-        self._seen = _seen_once(config) if setup.buckets.patches > 0 else None
+        self.seen = _seen_once(config) if setup.buckets.patches > 0 else None
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
-        self._see = None if self._seen is None else Program(self._look, out_shardings=self._rows)
+        self._see = None if self.seen is None else Program(self._look, out_shardings=self._rows)
         self._sampler = Sampler(setup.parts.merge, setup.decoding, out_shardings=self._rows)
         self._weigh = Program(
             self._weighed,
             out_shardings=_weighed_as(self._rows, self._everywhere),
         )
         self._score = Program(self._logprobs, out_shardings=self._rows)
-        parts = config.gradient_accumulation_steps
-        self._update = self._make_update(parts) if parts else None
-
-    @property
-    def sees_once(self) -> bool:
-        """Whether the vision encoder (but for a merger that is trained) is run once a step."""
-        return self._see is not None
+        self.micro_batches: int | None = config.gradient_accumulation_steps or None
+        self._update = None if self.micro_batches is None else self._make_update(self.micro_batches)
 
     def see(self, state: TrainState, prompts: Prompts) -> Prompts:
         """Prompts with what is made of their images, as far as no update changes what makes it."""
@@ -113,10 +81,12 @@ class Phases:
             return prompts
         return self._with_seen(prompts, self._see(state.frozen, state.trainable, prompts))
 
-    def draw(self, state: TrainState, prompts: Prompts, index: int) -> Completions:
+    def draw(
+        self, state: TrainState, prompts: Prompts, index: int, max_new_tokens: int | None = None
+    ) -> Completions:
         """The completions of step `index`."""
-        keys = self._keys(index)
-        return self._sampler((state.trainable, state.frozen), prompts, keys, self._parameters)
+        pieces, keys = (state.trainable, state.frozen), self._make_keys(np.int32(index))
+        return self._sampler(pieces, prompts, keys, self._parameters, max_new_tokens)
 
     def pack(self, lengths: Int[np.ndarray, "batch group"]) -> Packing | ShortGrid | None:
         """The smallest declared layout that holds these completions; None for the grid."""
@@ -139,6 +109,21 @@ class Phases:
         """Log-probabilities of the completions under these parameters."""
         return self._score(trainable, frozen, prompts, ids, packing)
 
+    def old_and_reference(
+        self,
+        state: TrainState,
+        reference: Any | None,
+        prompts: Prompts,
+        ids: Array,
+        packing: Packing | ShortGrid | None,
+    ) -> tuple[Array | None, Array | None]:
+        """What the step needs beside the policy: with one update a rollout and no reference, nothing."""
+        several = self._config.num_iterations > 1
+        old = self.score(state.trainable, state.frozen, prompts, ids, packing) if several else None
+        if reference is None:
+            return old, None
+        return old, self.score(reference, state.frozen, prompts, ids, packing)
+
     def update(
         self, state: TrainState, rollout: Rollout, total_tokens: Array
     ) -> tuple[TrainState, dict[str, Array]]:
@@ -147,76 +132,68 @@ class Phases:
 
     def declare(self, state: TrainState, reference: Any | None) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Every program of a step by name, traced and to be compiled (`compilation.compile_all`)."""
-        prompts, drawn = self._blank_prompts(), self._blank_completions()
+        scores = reference is not None or self._config.num_iterations > 1
+        for name, trace in self.programs(state, reference):
+            if scores or not name.startswith("scoring"):
+                yield name, trace()
+
+    def programs(
+        self, state: TrainState, reference: Any | None
+    ) -> Iterator[tuple[str, Callable[[], Callable[[], Any]]]]:
+        """Every program by name, with what traces it: `Program.declare`; `scoring` even where no step does.
+
+        State and reference are arrays, or their shapes.
+        """
+        config, mesh = self._config, self._setup.mesh
+        size = (config.prompts_per_step, self._setup.buckets, self._setup.model.vision.patch_dim)
+        prompts, drawn = batch_shapes(blank_prompts(*size), mesh), self._blank_completions()
         if self._see is not None:
-            yield "vision", self._see.declare(state.frozen, state.trainable, prompts)
-            seen = jax.eval_shape(self._look, state.frozen, state.trainable, prompts)
-            prompts = self._with_seen(prompts, self._zeros(seen.shape, seen.dtype))
+            looked = (state.frozen, state.trainable, prompts)
+            yield "vision", partial(self._see.declare, *looked)
+            seen = jax.eval_shape(self._with_seen, prompts, jax.eval_shape(self._look, *looked))
+            prompts = batch_shapes(seen, mesh)
+        keys = shapes_at(jax.eval_shape(self._drawn_keys, np.int32(0)), self._rows)
         pieces = (state.trainable, state.frozen)
-        yield "sampling", self._sampler.declare(pieces, prompts, self._blank_keys(), self._parameters)
-        rewards = self._zeros(drawn.lengths.shape, jnp.float32)
-        yield "advantages", self._weigh.declare(drawn.lengths, drawn.terminated, rewards)
+        yield "sampling", partial(self._sampler.declare, pieces, prompts, keys, self._parameters)
+        rewards = shapes_at(jax.ShapeDtypeStruct(drawn.lengths.shape, jnp.float32), self._rows)
+        weighing = (drawn.lengths, drawn.terminated, rewards)
+        yield "advantages", partial(self._weigh.declare, *weighing)
+        weighed = shapes_at(
+            jax.eval_shape(self._weighed, *weighing), _weighed_as(self._rows, self._everywhere)
+        )
+        logps: Any = drawn.policy_logps
+        old = logps if config.num_iterations > 1 else None
         for layout in (None, *self.layouts):
-            name = "" if layout is None else f", {layout}"
             packing = None if layout is None else self._blank_packing(layout)
-            if reference is not None or self._config.num_iterations > 1:
-                read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
-                yield f"scoring{name}", self._score.declare(*read)
-            rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
-            arguments = (state, rollout, self._blank(jnp.int32, self._everywhere))
-            yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
+            read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
+            yield program_name("scoring", layout), partial(self._score.declare, *read)
+            rollout = rollout_of(prompts, drawn, weighed, old, None if reference is None else logps, packing)
+            arguments = (state, rollout, weighed.total_tokens)
+            yield program_name("update", layout), partial(self._declare_update, arguments, reference)
 
-    def _blank(self, dtype: Any, sharding: Any, *shape: int) -> Any:
-        """An array's shape, and where it will lie."""
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    def _zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return self._blank(dtype, self._rows, *shape)
-
-    def _placed(self, host: Any) -> Any:
-        """The shapes of arrays of the host, samples first, where `place` would put them."""
-        return jax.tree.map(lambda array: self._zeros(array.shape, array.dtype), host)
-
-    def _blank_keys(self) -> Any:
-        keys = jax.eval_shape(self._drawn_keys, np.int32(0))
-        return self._zeros(keys.shape, keys.dtype)
-
-    def _blank_prompts(self) -> Prompts:
-        setup = self._setup
-        blank = blank_prompts(self._config.prompts_per_step, setup.buckets, setup.model.vision.patch_dim)
-        return batch_shapes(blank, setup.mesh)
+    def _declare_update(self, arguments: tuple[Any, ...], reference: Any) -> Callable[[], Any]:
+        return self._chosen_update(arguments, reference).declare(*arguments)
 
     def _blank_completions(self) -> Completions:
         config = self._config
         group = (config.prompts_per_step, config.num_generations)
         tokens = (*group, config.max_completion_length)
-        return Completions(
-            ids=self._zeros(tokens, jnp.int32),
-            lengths=self._zeros(group, jnp.int32),
-            terminated=self._zeros(group, jnp.bool_),
-            policy_logps=self._zeros(tokens, jnp.float32),
-        )
+        blank: dict[str, Any] = {
+            "ids": jax.ShapeDtypeStruct(tokens, jnp.int32),
+            "lengths": jax.ShapeDtypeStruct(group, jnp.int32),
+            "terminated": jax.ShapeDtypeStruct(group, jnp.bool_),
+            "policy_logps": jax.ShapeDtypeStruct(tokens, jnp.float32),
+        }
+        placed: Completions = shapes_at(Completions(**blank), self._rows)
+        return placed
 
     def _blank_packing(self, layout: Layout | Cut) -> Packing | ShortGrid:
         config = self._config
         lengths = np.zeros((config.prompts_per_step, config.num_generations), np.int32)
-        return self._placed(arrange(lengths, config.max_completion_length, layout))
-
-    def _blank_rollout(
-        self, prompts: Prompts, drawn: Completions, packing: Packing | ShortGrid | None, has_reference: bool
-    ) -> Rollout:
-        logps: Any = drawn.policy_logps
-        return Rollout(
-            prompts=prompts,
-            completion_ids=drawn.ids,
-            mask=self._zeros(drawn.ids.shape, jnp.bool_),
-            weights=logps,
-            advantages=self._zeros(drawn.lengths.shape, jnp.float32),
-            sampler_logps=logps,
-            old_logps=logps if self._config.num_iterations > 1 else None,
-            ref_logps=logps if has_reference else None,
-            packing=packing,
+        packing: Packing | ShortGrid = shapes_at(
+            arrange(lengths, config.max_completion_length, layout), self._rows
         )
+        return packing
 
     def _make_update(self, parts: int) -> Program:
         loss = partial(grpo_loss, objective=self._objective, scoring=self._scoring)
@@ -228,11 +205,10 @@ class Phases:
             candidates = possible_parts(self._config.prompts_per_step, readers(self._setup.mesh))
             # A reference that moves is a part of the state, and so counted already.
             beside = bytes_on_a_device(reference) if arguments[0].reference is None else 0
-            _, self._update = fewest_parts(self._make_update, candidates, arguments, beside=beside)
+            self.micro_batches, self._update = fewest_parts(
+                self._make_update, candidates, arguments, beside=beside
+            )
         return self._update
-
-    def _keys(self, index: int) -> Any:
-        return self._make_keys(np.int32(index))
 
     def _drawn_keys(self, index: Int[Array, ""]) -> Any:
         config = self._config
@@ -241,13 +217,13 @@ class Phases:
 
     def _look(self, frozen: Any, trainable: Any, prompts: Prompts) -> Array:
         model = self._setup.parts.merge(trainable, frozen)
-        return model.see(prompts) if self._seen == "features" else model.encode(prompts)
+        return model.see(prompts) if self.seen == "features" else model.encode(prompts)
 
     def _with_seen(self, prompts: Prompts, seen: Any) -> Prompts:
         """The patches stay only as an empty array: nothing reads them."""
         names = ("patches", "patch_positions", "segments")
-        empty = {name: _emptied(getattr(prompts, name)) for name in names}
-        return replace(prompts, **{str(self._seen): seen}, **empty)
+        empty: dict[str, Any] = {name: getattr(prompts, name)[:, :0] for name in names}
+        return replace(prompts, **{str(self.seen): seen}, **empty)
 
     def _weighed(self, lengths: Array, terminated: Array, rewards: Array) -> Weighed:
         settings = self._objective
@@ -277,22 +253,35 @@ class Phases:
         return logps
 
 
-def _emptied(array: Any) -> Any:
-    """An array, or the shape of one, without its patches."""
-    if isinstance(array, jax.ShapeDtypeStruct):
-        shape = (array.shape[0], 0, *array.shape[2:])
-        return jax.ShapeDtypeStruct(shape, array.dtype, sharding=array.sharding)
-    return array[:, :0]
+def rollout_of(
+    prompts: Prompts,
+    drawn: Completions,
+    weighed: Weighed,
+    old: Array | None,
+    reference: Array | None,
+    packing: Packing | ShortGrid | None,
+) -> Rollout:
+    """What an update learns from; `old` and `reference` are log-probabilities."""
+    return Rollout(
+        prompts=prompts,
+        completion_ids=drawn.ids,
+        mask=weighed.mask,
+        weights=weighed.weights,
+        advantages=weighed.advantages,
+        sampler_logps=policy_logps(drawn),
+        old_logps=old,
+        ref_logps=reference,
+        packing=packing,
+    )
+
+
+def program_name(phase: str, layout: Layout | Cut | None) -> str:
+    """That of `scoring` or `update` for completions laid out so."""
+    return phase if layout is None else f"{phase}, {layout}"
 
 
 def _weighed_as(rows: Any, everywhere: Any) -> Weighed:
     return Weighed(rows, rows, rows, everywhere, everywhere)
-
-
-def decode_settings(setup: Setup, logps: Any) -> DecodeSettings:
-    """The decode loop's shape for a run."""
-    processor = setup.processor
-    return DecodeSettings(setup.config.max_completion_length, processor.stop_ids, processor.pad_id, logps)
 
 
 def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> SamplingParameters:
@@ -314,7 +303,7 @@ def policy_logps(drawn: Completions) -> Array:
     return drawn.policy_logps
 
 
-def _seen_once(config: RunConfig) -> str | None:
+def _seen_once(config: RunConfig) -> Seen | None:
     """What of an image is the same before and after an update, and in the reference model (see `Prompts`)."""
     if "vision" not in config.freeze:
         return None

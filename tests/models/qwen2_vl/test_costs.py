@@ -1,6 +1,7 @@
 """Costs from shapes against XLA's own count of the real functions, and against parameter shapes."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -153,6 +154,38 @@ def test_an_update_costs_what_xla_counts(freeze, remat):
     expected += costs.recomputed(SMALL, LENGTHS, freeze, layers=remat == "full")
     expected += (dense_score() - costs.score(SMALL, LENGTHS)) if remat == "full" else 0
     assert read == pytest.approx(expected, rel=ELEMENTWISE)
+
+
+@pytest.mark.parametrize(("freeze", "seen"), [(("vision",), "encoded"), (("vision", "merger"), "features")])
+def test_what_is_left_of_images_that_were_seen_costs_what_xla_counts(freeze, seen):
+    """Images and prompts alone, of which the merger is a great part; forward, and with backward."""
+    parts, trainable, frozen = split_model(*pieces(), freeze)
+    sizes = {"encoded": (PATCHES, SMALL.vision.embed_dim), "features": (PATCHES // 4, SMALL.text.hidden_size)}
+    given = replace(prompts(), **{seen: jax.ShapeDtypeStruct((BATCH, *sizes[seen]), jnp.float32)})
+    lengths = replace(costs.equal_lengths(BATCH, PATCHES, PROMPT, 0, 0), seen=seen)
+
+    def read(trainable, frozen, given):
+        return parts.merge(trainable, frozen).read_prompts(given)[0].sum()
+
+    dense = BATCH * masked(PROMPT)
+    expected = costs.prefill(SMALL, lengths) + dense
+    assert counted(read, trainable, frozen, given) == pytest.approx(expected, rel=ELEMENTWISE)
+    expected = costs.update(SMALL, lengths, freeze) + 3 * dense
+    assert counted(jax.grad(read), trainable, frozen, given) == pytest.approx(expected, rel=ELEMENTWISE)
+    last = costs.merger(SMALL.vision, BATCH * PATCHES).total
+    assert (last if seen == "encoded" else 0) == costs.prefill(SMALL, lengths) - costs.prefill(
+        SMALL, replace(lengths, images=())
+    )
+
+
+@pytest.mark.parametrize("seen", ["encoded", "features"])
+def test_seeing_and_the_rest_are_the_whole(seen):
+    rest = replace(LENGTHS, seen=seen)
+    whole = costs.see(SMALL, LENGTHS.images, seen) + costs.prefill(SMALL, rest)
+    assert whole == costs.prefill(SMALL, LENGTHS)
+    once = costs.see_bytes(SMALL, LENGTHS.images, 2, seen) + costs.prefill_bytes(SMALL, rest, 2)
+    between = {"encoded": sum(LENGTHS.images) * SMALL.vision.embed_dim * 2, "features": 0}[seen]
+    assert once == costs.prefill_bytes(SMALL, LENGTHS, 2) + between
 
 
 def test_frozen_parts_cost_less():

@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, TextConfig, VisionConfig
+from vtzero.models.qwen2_vl.inputs import Seen
 
 _FLOAT32 = 4
 
@@ -25,12 +26,14 @@ _FLOAT32 = 4
 class Lengths:
     """The real lengths of a batch of groups: `completions` holds those of each prompt's group.
 
-    `images` are patches, of each image by itself; `prompts` and `completions` are tokens.
+    `images` are patches, of each image by itself; `prompts` and `completions` are tokens. `seen` is what a
+    step has made of the images before: only the rest of the vision encoder is still to be run.
     """
 
     images: tuple[int, ...]
     prompts: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
+    seen: Seen | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -112,6 +115,12 @@ def encode(vision: VisionConfig, images: Sequence[int]) -> Flops:
     return patch_embed(vision, patches) + vision_blocks(vision, images) + merger(vision, patches)
 
 
+def see(config: Qwen2VLConfig, images: Sequence[int], seen: Seen = "features") -> int:
+    """The images, each once, through the vision encoder as far as `seen`."""
+    whole, last = encode(config.vision, images).total, merger(config.vision, sum(images)).total
+    return whole if seen == "features" else whole - last
+
+
 def read_prompts(text: TextConfig, prompts: Sequence[int]) -> Flops:
     """The decoder's layers on prompts of so many tokens each."""
     return _layers(text, sum(prompts), sum(map(_causal_pairs, prompts)))
@@ -130,8 +139,8 @@ def head(text: TextConfig, positions: int) -> Flops:
 
 
 def prefill(config: Qwen2VLConfig, lengths: Lengths) -> int:
-    """Images and prompts, each once."""
-    return (encode(config.vision, lengths.images) + read_prompts(config.text, lengths.prompts)).total
+    """Images, as far as they are not seen yet, and prompts, each once."""
+    return (_rest_of_vision(config, lengths) + read_prompts(config.text, lengths.prompts)).total
 
 
 def decode(config: Qwen2VLConfig, lengths: Lengths) -> int:
@@ -182,16 +191,31 @@ def cache_bytes(text: TextConfig, itemsize: int) -> int:
     return 2 * text.num_hidden_layers * _key_width(text) * itemsize
 
 
-def prefill_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, replicas: int = 1) -> int:
-    """The weights of vision encoder and layers, patches and embeddings read, the cache written.
+def see_bytes(
+    config: Qwen2VLConfig,
+    images: Sequence[int],
+    itemsize: int,
+    seen: Seen = "features",
+    *,
+    replicas: int = 1,
+) -> int:
+    """The weights of the vision encoder, as far as `seen`, and the patches.
 
     Here as below it is the sum over all devices, and `replicas` says how many of them (or groups of them,
     along `tensor`) read all weights for their own part of the batch.
     """
     counts = parameters(config)
-    seen = counts["vision"] + counts["merger"] if lengths.images else 0
-    weights = seen + counts["layers"] + counts["norm"]
-    inputs = sum(lengths.images) * config.vision.patch_dim + lengths.prompt_tokens * config.text.hidden_size
+    weights = counts["vision"] + (counts["merger"] if seen == "features" else 0)
+    return (replicas * weights + sum(images) * config.vision.patch_dim) * itemsize
+
+
+def prefill_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, replicas: int = 1) -> int:
+    """The weights of vision encoder and layers, patches and embeddings read, the cache written."""
+    counts, vision = parameters(config), config.vision
+    weights = _vision_weights(config, lengths) + counts["layers"] + counts["norm"]
+    # Features stand where the embeddings of image tokens would: they are counted as those.
+    widths = {None: vision.patch_dim, "encoded": vision.embed_dim, "features": 0}
+    inputs = sum(lengths.images) * widths[lengths.seen] + lengths.prompt_tokens * config.text.hidden_size
     return (replicas * weights + inputs) * itemsize + lengths.prompt_tokens * cache_bytes(
         config.text, itemsize
     )
@@ -232,10 +256,8 @@ def decode_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, repl
 
 def score_bytes(config: Qwen2VLConfig, lengths: Lengths, itemsize: int, *, replicas: int = 1) -> int:
     """Every weight once, and the embeddings of the tokens."""
-    counts = parameters(config)
-    seen = counts["vision"] + counts["merger"] if lengths.images else 0
     tokens = lengths.prompt_tokens + lengths.completion_tokens
-    weights = replicas * (seen + _decode_weights(config, 0))
+    weights = replicas * (_vision_weights(config, lengths) + _decode_weights(config, 0))
     return (weights + tokens * config.text.hidden_size) * itemsize
 
 
@@ -256,6 +278,20 @@ def update_bytes(
     """
     passes = 2 * micro_batches * score_bytes(config, lengths, itemsize, replicas=replicas)
     return passes + copies * trained_parameters(config, freeze) * _FLOAT32 * (2 * micro_batches + 6)
+
+
+def _rest_of_vision(config: Qwen2VLConfig, lengths: Lengths) -> Flops:
+    """What is to be done with the images before the decoder."""
+    if lengths.seen is None:
+        return encode(config.vision, lengths.images)
+    return Flops() if lengths.seen == "features" else merger(config.vision, sum(lengths.images))
+
+
+def _vision_weights(config: Qwen2VLConfig, lengths: Lengths) -> int:
+    """Numbers of the parameters that `_rest_of_vision` reads."""
+    counts = parameters(config)
+    parts = {None: ("vision", "merger"), "encoded": ("merger",), "features": ()}[lengths.seen]
+    return sum(counts[part] for part in parts) if lengths.images else 0
 
 
 def _completions_and_head(config: Qwen2VLConfig, lengths: Lengths) -> Flops:

@@ -1,9 +1,13 @@
 """What the model reads: a padded batch of prompts with their images, as one pytree of arrays."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 from jaxtyping import Array, Bool, Float, Int
+
+Seen = Literal["encoded", "features"]
+"""How far images have come through the vision encoder: the fields of `Prompts` that hold it."""
 
 
 @jax.tree_util.register_dataclass

@@ -1,0 +1,95 @@
+"""What the programs of a step are made from, for a run or from shapes alone: no arrays, no files."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import optax
+
+from vtzero.config import RunConfig, shared_settings
+from vtzero.data.batches import Buckets
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
+from vtzero.models.qwen2_vl.weights import abstract_model
+from vtzero.parallel.sharding import shapes_at, state_sharding
+from vtzero.sampling.decode import DecodeSettings, LogProbabilities
+from vtzero.training.optimizer import OptimizerSettings, make_optimizer
+from vtzero.training.setup import (
+    Setup,
+    check_attention,
+    check_batch,
+    check_heads,
+    compute_dtype,
+    moves_reference,
+    remat_of,
+    scheduled_updates,
+)
+from vtzero.training.state import ModelParts, TrainState, new_state, split_model
+
+# No token has this id: without a tokenizer every completion runs to its full length.
+_NEVER = -1
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Settings, shapes and a mesh, which may be one of devices that are not here.
+
+    `banned_ids` are those that sampling may not draw.
+    """
+
+    config: RunConfig
+    model: Qwen2VLConfig
+    buckets: Buckets
+    mesh: jax.sharding.Mesh
+    shardings: TrainState
+    parts: ModelParts
+    optimizer: optax.GradientTransformation
+    decoding: DecodeSettings
+    banned_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, setup: Setup) -> "Blueprint":
+        """That of a run."""
+        names = ("config", "buckets", "mesh", "shardings", "parts", "optimizer", "banned_ids")
+        own = {name: getattr(setup, name) for name in names}
+        return cls(model=setup.processor.config, decoding=decode_settings(setup, "policy"), **own)
+
+
+def blueprint_from_shapes(
+    config: RunConfig, model: Qwen2VLConfig, buckets: Buckets, mesh: jax.sharding.Mesh
+) -> tuple[Blueprint, TrainState]:
+    """That of a run which has no model folder, and its state as shapes where the arrays would lie.
+
+    No completion ends before its full length.
+
+    Raises ConfigError where training on such a mesh would.
+    """
+    check_batch(config, dict(mesh.shape))
+    check_attention(config, mesh.devices.flat[0].platform)
+    check_heads(model, mesh.shape["tensor"])
+    graphdef, params = abstract_model(
+        model, dtype=compute_dtype(config.dtype), remat=remat_of(config), attention=config.attention
+    )
+    parts, trainable, frozen = split_model(graphdef, params, config.freeze)
+    settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
+    optimizer = make_optimizer(settings, scheduled_updates(config))
+    start = partial(new_state, optimizer=optimizer, moving_reference=moves_reference(config))
+    state = jax.eval_shape(start, trainable, frozen)
+    shardings = state_sharding(state, mesh)
+    blueprint = Blueprint(
+        config=config,
+        model=model,
+        buckets=buckets,
+        mesh=mesh,
+        shardings=shardings,
+        parts=parts,
+        optimizer=optimizer,
+        decoding=DecodeSettings(config.max_completion_length, (_NEVER,), pad_id=0, logps="policy"),
+        banned_ids=model.vision_token_ids,
+    )
+    return blueprint, shapes_at(state, shardings)
+
+
+def decode_settings(setup: Setup, logps: LogProbabilities) -> DecodeSettings:
+    """The decode loop's shape for a run."""
+    processor = setup.processor
+    return DecodeSettings(setup.config.max_completion_length, processor.stop_ids, processor.pad_id, logps)
