@@ -11,7 +11,14 @@ from jax.sharding import AxisType
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, TextConfig, VisionConfig
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.sharding import shard_batch, shard_params
+from vtzero.parallel.sharding import (
+    batch_shapes,
+    batch_sharding,
+    replicated,
+    shapes_at,
+    shard_batch,
+    shard_params,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +93,21 @@ def test_scalars_of_a_batch_are_replicated():
     placed = shard_batch({"count": np.int32(3)}, mesh)
     assert placed["count"] == 3
     assert placed["count"].sharding.is_fully_replicated
+
+
+def test_shapes_lie_where_their_arrays_would():
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    host = {"positions": np.zeros((3, 2, 5), np.int32), "count": np.int32(3), "mask": np.zeros((2, 5), bool)}
+    placed, shapes = shard_batch(host, mesh), batch_shapes(host, mesh)
+    for array, shape in zip(jax.tree.leaves(placed), jax.tree.leaves(shapes), strict=True):
+        assert (shape.shape, shape.dtype, shape.sharding) == (array.shape, array.dtype, array.sharding)
+        assert not isinstance(shape, jax.Array)
+
+
+def test_one_sharding_serves_all_that_is_below_it():
+    mesh = make_mesh(MeshSettings(), jax.devices()[:1])
+    rows, everywhere = batch_sharding(mesh), replicated(mesh)
+    tree = {"a": (np.zeros(2), None, np.zeros((4, 1))), "b": np.zeros(3, np.int32)}
+    shapes = shapes_at(tree, {"a": rows, "b": everywhere})
+    assert [leaf.sharding for leaf in jax.tree.leaves(shapes)] == [rows, rows, everywhere]
+    assert jax.tree.structure(shapes) == jax.tree.structure(tree) == jax.tree.structure(shapes_at(tree, rows))

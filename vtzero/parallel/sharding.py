@@ -6,6 +6,7 @@ Knows names and shapes only: no model code, no files, no config of runs.
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -85,26 +86,20 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     shards = readers(mesh)
 
     def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        axis, spec = batch_spec(path)
+        axis, _ = batch_spec(path)
         if leaf.ndim and leaf.shape[axis] % shards:
             raise ValueError(
                 f"{_join(path)} has {leaf.shape[axis]} samples, which do not divide over "
                 f"data * fsdp = {shards}"
             )
-        return place(leaf, NamedSharding(mesh, spec if leaf.ndim else P()))
+        return place(leaf, _batch_leaf_sharding(mesh, path, leaf))
 
     return jax.tree_util.tree_map_with_path(put, batch)
 
 
 def batch_shapes(batch: Any, mesh: Mesh) -> Any:
     """The shapes of a batch's arrays where `shard_batch` would put them."""
-
-    def shape(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        _, spec = batch_spec(path)
-        sharding = NamedSharding(mesh, spec if leaf.ndim else P())
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree_util.tree_map_with_path(shape, batch)
+    return shapes_at(batch, jax.tree_util.tree_map_with_path(partial(_batch_leaf_sharding, mesh), batch))
 
 
 def shapes_at(tree: Any, shardings: Any) -> Any:
@@ -149,6 +144,10 @@ def place(array: Any, sharding: NamedSharding) -> jax.Array:
         return jax.device_put(array, sharding)
     host = np.asarray(array)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _batch_leaf_sharding(mesh: Mesh, path: Sequence[Any], leaf: Any) -> NamedSharding:
+    return NamedSharding(mesh, batch_spec(path)[1] if leaf.ndim else P())
 
 
 def _fit(axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:

@@ -12,7 +12,7 @@ from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.processes import is_first, tell_all
-from vtzero.parallel.sharding import shard_params
+from vtzero.parallel.sharding import shapes_at, shard_params
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.huggingface import load_model, read_config, save_model
 from vtzero.training.setup import starting_folder
@@ -71,21 +71,13 @@ def _spread(config: Qwen2VLConfig) -> nnx.State:
     return shard_params(abstract_model(config)[1], make_mesh(MeshSettings(data=1, fsdp=-1)))
 
 
-def _placed(shapes: nnx.State, shardings: nnx.State) -> nnx.State:
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-
-
 def _export_trained(checkpoints: Checkpoints, step: int, run_folder: Path, out: Path) -> None:
     """Reads parameters alone: the optimizer's state is twice their size, and is not asked for."""
     config = load_config(run_folder / "config.yaml")
     source = starting_folder(config, run_folder)
     model_config = read_config(source)
     graphdef, shapes = abstract_model(model_config)
-    parts, trainable, frozen = split_model(graphdef, _placed(shapes, _spread(model_config)), config.freeze)
+    parts, trainable, frozen = split_model(graphdef, shapes_at(shapes, _spread(model_config)), config.freeze)
     stored = checkpoints.restore(step, {"trainable": trainable, "frozen": frozen}, partial=True)
     params = nnx.state(parts.merge(stored["trainable"], stored["frozen"]), nnx.Param)
     save_model(source, params, model_config, out)
@@ -96,7 +88,7 @@ def _export_imported(checkpoints: Checkpoints, step: int, source: Path, out: Pat
     leaves, structure = jax.tree.flatten(abstract_model(config)[1])
     dtypes = checkpoints.read_extra(step)["dtypes"]
     like = [jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf, dtype in zip(leaves, dtypes, strict=True)]
-    places = _placed(jax.tree.unflatten(structure, like), _spread(config))
+    places = shapes_at(jax.tree.unflatten(structure, like), _spread(config))
     save_model(None, checkpoints.restore(step, places), config, out)
     if is_first():
         shutil.copytree(source, out, dirs_exist_ok=True)

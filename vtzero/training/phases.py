@@ -165,7 +165,8 @@ class Phases:
         old = logps if config.num_iterations > 1 else None
         for layout in (None, *self.layouts):
             packing = None if layout is None else self._blank_packing(layout)
-            read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
+            scorer = state.trainable if reference is None else reference
+            read = (scorer, state.frozen, prompts, drawn.ids, packing)
             yield program_name("scoring", layout), partial(self._score.declare, *read)
             rollout = rollout_of(prompts, drawn, weighed, old, None if reference is None else logps, packing)
             arguments = (state, rollout, weighed.total_tokens)
