@@ -10,7 +10,7 @@ from fixtures.fast_compile import FAST_COMPILE
 from flax import nnx
 from models.torch_twin import VOCABULARY, collate, random_sample, torch_twin, twin_config, vtzero_twin
 
-from vtzero.grpo.packing import Cut, Layout, arrange, choose_layout, layouts, pack_groups
+from vtzero.grpo.packing import Cut, Packed, choose_layout, layouts
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 
 GROUP, LENGTH = 4, 16
@@ -26,7 +26,7 @@ def test_every_token_lies_in_a_slot_of_its_own_and_comes_back(turn):
     print("turn", turn, "seed", seed)
     rng = np.random.default_rng(seed)
     lengths = random_lengths(rng, 3, LENGTH)
-    packing = pack_groups(lengths, LENGTH, Layout(4, 2 * LENGTH))
+    packing = Packed(4, 2 * LENGTH).arrange(lengths, LENGTH)
     source = np.asarray(packing.source)
     inside = np.arange(LENGTH) < lengths[..., None]
     for number in range(3):
@@ -42,9 +42,9 @@ def test_every_token_lies_in_a_slot_of_its_own_and_comes_back(turn):
 
 
 def test_four_of_half_the_length_share_a_row_of_twice_the_length():
-    assert choose_layout(np.full((2, 8), 36), layouts(8, 72)) == Layout(2, 144)
+    assert choose_layout(np.full((2, 8), 36), layouts(8, 72)) == Packed(2, 144)
     assert choose_layout(np.full((2, 8), 37), layouts(8, 72)) is None
-    assert choose_layout(np.full((2, 8), 9), layouts(8, 72)) == Layout(1, 72)
+    assert choose_layout(np.full((2, 8), 9), layouts(8, 72)) == Packed(1, 72)
 
 
 def test_one_group_that_does_not_fit_decides_for_all():
@@ -54,7 +54,7 @@ def test_one_group_that_does_not_fit_decides_for_all():
 
 
 def test_layouts_are_smaller_than_the_grid_and_hold_one_completion_of_any_length():
-    assert layouts(8, 700) == (Layout(2, 1400), Layout(1, 1400), Layout(1, 700))
+    assert layouts(8, 700) == (Packed(2, 1400), Packed(1, 1400), Packed(1, 700))
     assert layouts(8, 8) == ()
     for group, length in ((2, 200), (5, 72), (16, 700), (3, 64)):
         for layout in layouts(group, length):
@@ -64,7 +64,7 @@ def test_layouts_are_smaller_than_the_grid_and_hold_one_completion_of_any_length
 
 def test_a_group_without_room_is_an_error():
     with pytest.raises(ValueError, match=r"lengths \[9, 9\] do not fit 1 rows of 16 slots"):
-        pack_groups(np.array([[9, 9]]), 16, Layout(1, 16))
+        Packed(1, 16).arrange(np.array([[9, 9]]), 16)
 
 
 def test_a_grid_is_cut_behind_its_longest_completion():
@@ -72,15 +72,15 @@ def test_a_grid_is_cut_behind_its_longest_completion():
     assert choose_layout(np.full((2, 8), 36), cuts) == Cut(8, 36)
     assert choose_layout(np.array([[1] * 7 + [18]]), cuts) == Cut(8, 18)
     assert choose_layout(np.array([[1] * 7 + [37]]), cuts) is None
-    assert arrange(np.full((2, 8), 18), 72, Cut(8, 18)).share == 0.25
+    assert Cut(8, 18).arrange(np.full((2, 8), 18), 72).share == 0.25
     with pytest.raises(ValueError, match="a completion has 19 tokens, which a cut to 18 loses"):
-        arrange(np.full((2, 8), 19), 72, Cut(8, 18))
+        Cut(8, 18).arrange(np.full((2, 8), 19), 72)
 
 
 def test_the_smaller_of_cut_and_packed_rows_is_taken():
     allowed = (Cut(8, 36), *layouts(8, 72))
     assert choose_layout(np.full((1, 8), 30), allowed) == Cut(8, 36)
-    assert choose_layout(np.array([[2] * 7 + [60]]), allowed) == Layout(1, 144)
+    assert choose_layout(np.array([[2] * 7 + [60]]), allowed) == Packed(1, 144)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def model():
     return vtzero_twin(torch_twin(twin_config(), seed=3))
 
 
-@pytest.mark.parametrize("layout", [Layout(2, 2 * LENGTH), Layout(3, 24), Cut(GROUP, 13)])
+@pytest.mark.parametrize("layout", [Packed(2, 2 * LENGTH), Packed(3, 24), Cut(GROUP, 13)])
 def test_packed_and_cut_rows_score_and_teach_as_the_grid_does(model, layout):
     rng = np.random.default_rng()
     lengths = np.array([[3, layout.length if layout.rows == GROUP else 16, 1, 7], [5, 5, 5, 5]])
@@ -109,7 +109,7 @@ def test_packed_and_cut_rows_score_and_teach_as_the_grid_does(model, layout):
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    grid, packed = scored(params, None), scored(params, arrange(lengths, LENGTH, layout))
+    grid, packed = scored(params, None), scored(params, layout.arrange(lengths, LENGTH))
     for one, other in zip(grid[0][1], packed[0][1], strict=True):
         np.testing.assert_allclose(np.asarray(other)[mask], np.asarray(one)[mask], atol=1e-5, rtol=0)
     for one, other in zip(jax.tree.leaves(grid[1]), jax.tree.leaves(packed[1]), strict=True):

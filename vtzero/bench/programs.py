@@ -13,7 +13,7 @@ from jaxtyping import Array
 from vtzero.bench.shapes import Shapes, random_prompts
 from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
-from vtzero.grpo.packing import Cut, Layout, choose_layout
+from vtzero.grpo.packing import Layout, choose_layout
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
@@ -108,7 +108,7 @@ class Programs:
         placed: Completions = self.phases.place(host)
         return placed
 
-    def layout(self, drawn: Completions) -> Layout | Cut | None:
+    def layout(self, drawn: Completions) -> Layout | None:
         """How a run lays out these completions."""
         return choose_layout(on_host(drawn.lengths), self.phases.layouts)
 

@@ -7,6 +7,7 @@ arrays; knows no model.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,44 +22,6 @@ from jaxtyping import Array, Float, Int
 # the slots they took as long as in the grid.
 _SHARES = (0.5, 0.25, 0.125)
 _SMALLEST = 64
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Each group in `rows` rows of `length` slots."""
-
-    rows: int
-    length: int
-
-    @property
-    def slots(self) -> int:
-        return self.rows * self.length
-
-    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
-        """Whether a group of these completions fits."""
-        return _rows_of(lengths, self) is not None
-
-    def __str__(self) -> str:
-        return f"{self.rows} rows of {self.length}"
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Each group in its grid of `rows` completions, which ends after `length` slots."""
-
-    rows: int
-    length: int
-
-    @property
-    def slots(self) -> int:
-        return self.rows * self.length
-
-    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
-        """Whether none of these completions is longer."""
-        return bool(lengths.max() <= self.length)
-
-    def __str__(self) -> str:
-        return f"answers of up to {self.length}"
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=(), meta_fields=("length", "grid_length"))
@@ -130,7 +93,86 @@ class Packing:
         return jnp.take_along_axis(rows.reshape(rows.shape[0], -1), slot, axis=1).reshape(self.slot.shape)
 
 
-def layouts(group: int, length: int) -> tuple[Layout, ...]:
+@dataclass(frozen=True)
+class Layout(ABC):
+    """Each group in `rows` rows of `length` slots."""
+
+    rows: int
+    length: int
+
+    @property
+    def slots(self) -> int:
+        return self.rows * self.length
+
+    @abstractmethod
+    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
+        """Whether a group of these completions fits."""
+
+    @abstractmethod
+    def arrange(self, lengths: Int[np.ndarray, "batch group"], longest: int) -> Packing | ShortGrid:
+        """Where the tokens of a batch of completions of up to `longest` lie.
+
+        Raises ValueError when a group does not fit.
+        """
+
+
+@dataclass(frozen=True)
+class Cut(Layout):
+    """A row a completion, as in the grid, but shorter."""
+
+    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
+        return bool(lengths.max() <= self.length)
+
+    def arrange(self, lengths: Int[np.ndarray, "batch group"], longest: int) -> ShortGrid:
+        if lengths.max() > self.length:
+            raise ValueError(f"a completion has {lengths.max()} tokens, which a cut to {self.length} loses")
+        return ShortGrid(self.length, longest)
+
+    def __str__(self) -> str:
+        return f"answers of up to {self.length}"
+
+
+@dataclass(frozen=True)
+class Packed(Layout):
+    """Several completions a row, one after the other."""
+
+    def holds(self, lengths: Int[np.ndarray, " group"]) -> bool:
+        return self._members(lengths) is not None
+
+    def arrange(self, lengths: Int[np.ndarray, "batch group"], longest: int) -> Packing:
+        batch, group = lengths.shape
+        source = np.full((batch, self.rows, self.length), -1, np.int32)
+        slot = np.zeros((batch, group, longest), np.int32)
+        for number, own in enumerate(lengths):
+            rows = self._members(own)
+            if rows is None:
+                raise ValueError(f"lengths {own.tolist()} do not fit {self.rows} rows of {self.length} slots")
+            for row, members in enumerate(rows):
+                start = 0
+                for member in members:
+                    places, count = np.arange(own[member]), int(own[member])
+                    source[number, row, start : start + count] = member * longest + places
+                    slot[number, member, :count] = row * self.length + start + places
+                    start += count
+        return Packing(source, slot)  # type: ignore[arg-type]  # numpy on the host, as a batch is
+
+    def _members(self, lengths: Int[np.ndarray, " group"]) -> list[list[int]] | None:
+        """Which completions go into each row, the longest first into the first with room; None: no room."""
+        free = [self.length] * self.rows
+        rows: list[list[int]] = [[] for _ in free]
+        for member in sorted(range(len(lengths)), key=lambda member: (-int(lengths[member]), member)):
+            row = next((row for row, room in enumerate(free) if room >= lengths[member]), None)
+            if row is None:
+                return None
+            rows[row].append(member)
+            free[row] -= int(lengths[member])
+        return rows
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows of {self.length}"
+
+
+def layouts(group: int, length: int) -> tuple[Packed, ...]:
     """The packed layouts of a grid of `group` completions of up to `length` tokens, from large to small.
 
     Rows twice as long as the grid's: two completions of 0.6 of the length do not fit one row of the length,
@@ -140,66 +182,15 @@ def layouts(group: int, length: int) -> tuple[Layout, ...]:
     for share in _SHARES:
         slots = round(share * group * length)
         rows = max(1, slots // (2 * length))
-        layout = Layout(rows, min(2 * length, slots))
+        layout = Packed(rows, min(2 * length, slots))
         if layout.slots >= _SMALLEST and layout.length >= length and layout not in found:
             found.append(layout)
     return tuple(layout for layout in found if layout.slots < group * length)
 
 
-def choose_layout(
-    lengths: Int[np.ndarray, "batch group"], allowed: Sequence[Layout | Cut]
-) -> Layout | Cut | None:
+def choose_layout(lengths: Int[np.ndarray, "batch group"], allowed: Sequence[Layout]) -> Layout | None:
     """The smallest of `allowed` that holds every group; None where only the grid does."""
     for layout in sorted(allowed, key=lambda layout: layout.slots):
         if all(layout.holds(group) for group in lengths):
             return layout
     return None
-
-
-def arrange(
-    lengths: Int[np.ndarray, "batch group"], longest: int, layout: Layout | Cut
-) -> Packing | ShortGrid:
-    """A batch of completions of up to `longest` tokens in a layout that holds every group.
-
-    Raises ValueError when a group does not fit.
-    """
-    if isinstance(layout, Layout):
-        return pack_groups(lengths, longest, layout)
-    if lengths.max() > layout.length:
-        raise ValueError(f"a completion has {lengths.max()} tokens, which a cut to {layout.length} loses")
-    return ShortGrid(layout.length, longest)
-
-
-def pack_groups(lengths: Int[np.ndarray, "batch group"], longest: int, layout: Layout) -> Packing:
-    """The index arrays of a layout that holds every group.
-
-    Raises ValueError when a group does not fit.
-    """
-    batch, group = lengths.shape
-    source = np.full((batch, layout.rows, layout.length), -1, np.int32)
-    slot = np.zeros((batch, group, longest), np.int32)
-    for number, own in enumerate(lengths):
-        rows = _rows_of(own, layout)
-        if rows is None:
-            raise ValueError(f"lengths {own.tolist()} do not fit {layout.rows} rows of {layout.length} slots")
-        for row, members in enumerate(rows):
-            start = 0
-            for member in members:
-                places, count = np.arange(own[member]), int(own[member])
-                source[number, row, start : start + count] = member * longest + places
-                slot[number, member, :count] = row * layout.length + start + places
-                start += count
-    return Packing(source, slot)  # type: ignore[arg-type]  # numpy on the host, as a batch is
-
-
-def _rows_of(lengths: Int[np.ndarray, " group"], layout: Layout) -> list[list[int]] | None:
-    """Which completions go into each row, the longest first into the first row with room; None: no room."""
-    free = [layout.length] * layout.rows
-    rows: list[list[int]] = [[] for _ in free]
-    for member in sorted(range(len(lengths)), key=lambda member: (-int(lengths[member]), member)):
-        row = next((row for row, room in enumerate(free) if room >= lengths[member]), None)
-        if row is None:
-            return None
-        rows[row].append(member)
-        free[row] -= int(lengths[member])
-    return rows

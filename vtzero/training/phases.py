@@ -17,7 +17,7 @@ from vtzero.config import RunConfig, shared_settings
 from vtzero.data.batches import blank_prompts
 from vtzero.grpo.advantages import group_advantages, group_statistics
 from vtzero.grpo.objectives import ObjectiveSettings, completion_mask, loss_weights
-from vtzero.grpo.packing import Cut, Layout, Packing, ShortGrid, arrange, choose_layout, layouts
+from vtzero.grpo.packing import Cut, Layout, Packed, Packing, ShortGrid, choose_layout, layouts
 from vtzero.grpo.scoring import banned_mask, group_logprobs
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.models.qwen2_vl.inputs import Prompts, Seen
@@ -60,7 +60,7 @@ class Phases:
         self._objective = ObjectiveSettings(**shared_settings(config, ObjectiveSettings))
         self._scoring = ScoringSettings(setup.banned_ids, config.temperature, config.logprob_chunk)
         self._parameters = sampling_parameters(config, setup.banned_ids)
-        self.layouts: tuple[Layout | Cut, ...] = _cuts(config)
+        self.layouts: tuple[Layout, ...] = _cuts(config)
         self.layouts += _worth_compiling(config) if config.packing else ()
         self.seen = _seen_once(config) if setup.buckets.patches > 0 else None
         # Spread like the prompts: without it every device would draw every completion.
@@ -93,7 +93,7 @@ class Phases:
         layout = choose_layout(lengths, self.layouts)
         if layout is None:
             return None
-        return self.place(arrange(lengths, self._config.max_completion_length, layout))
+        return self.place(layout.arrange(lengths, self._config.max_completion_length))
 
     def place(self, host: Any) -> Any:
         """Arrays of the host, samples first, on the devices of their samples."""
@@ -188,11 +188,11 @@ class Phases:
         placed: Completions = shapes_at(Completions(**blank), self._rows)
         return placed
 
-    def _blank_packing(self, layout: Layout | Cut) -> Packing | ShortGrid:
+    def _blank_packing(self, layout: Layout) -> Packing | ShortGrid:
         config = self._config
         lengths = np.zeros((config.prompts_per_step, config.num_generations), np.int32)
         packing: Packing | ShortGrid = shapes_at(
-            arrange(lengths, config.max_completion_length, layout), self._rows
+            layout.arrange(lengths, config.max_completion_length), self._rows
         )
         return packing
 
@@ -276,7 +276,7 @@ def rollout_of(
     )
 
 
-def program_name(phase: str, layout: Layout | Cut | None) -> str:
+def program_name(phase: str, layout: Layout | None) -> str:
     """That of `scoring` or `update` for completions laid out so."""
     return phase if layout is None else f"{phase}, {layout}"
 
@@ -316,7 +316,7 @@ def _cuts(config: RunConfig) -> tuple[Cut, ...]:
     return tuple(Cut(config.num_generations, length) for length in sorted({*lengths}, reverse=True))
 
 
-def _worth_compiling(config: RunConfig) -> tuple[Layout, ...]:
+def _worth_compiling(config: RunConfig) -> tuple[Packed, ...]:
     group, length = config.num_generations, config.max_completion_length
     most = config.max_prompt_length + group * length
     found = layouts(group, length)
