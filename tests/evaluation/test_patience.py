@@ -1,13 +1,17 @@
 """When an answer is worth asking twice, by hand and against batches that were counted out."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vtzero.data.batches import Buckets
+from vtzero.data.example import Example
+from vtzero.data.processor import PreparedPrompt
+from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.patience import answer_limit
+from vtzero.evaluation.runner import _Question, _Rounds, _Said
 
 
 def counted(lengths, limit, *, prompt, rows, rng, batches=4000):
@@ -54,34 +58,50 @@ def test_the_limit_is_as_cheap_as_any_by_count(turn):
 REAL = Path(__file__).parents[3] / "shared" / "real" / "r1v" / "geoqa_test_qwen2vl_7b_instruct.json"
 
 
-def steps(lengths, rows, limit_of):
-    """Decoded tokens of all batches, one after the other, and how many batches there are."""
-    known, waiting, total, batches = [], [], 0, 0
+ROWS, LONGEST = 64, 1024
 
-    def ask(batch, limit):
-        nonlocal total, batches
-        total, batches = total + min(max(batch), limit), batches + 1
-        known.extend(length for length in batch if length <= limit)
-        waiting.extend(length for length in batch if length > limit)
 
-    for start in range(0, len(lengths), rows):
-        ask(lengths[start : start + rows], limit_of(known + [1024] * len(waiting)))
-        if len(waiting) >= rows:
-            again, waiting[:] = waiting[:rows], waiting[rows:]
-            ask(again, 1024)
-    while waiting:
-        again, waiting[:] = waiting[:rows], waiting[rows:]
-        ask(again, 1024)
-    return total, batches
+def question(number: int) -> _Question:
+    """One that fills a prompt of a single token."""
+    prompt = PreparedPrompt(
+        example=Example(str(number), "", ""),
+        text="",
+        ids=np.zeros(1, np.int32),
+        positions=np.zeros((3, 1), np.int32),
+        start=1,
+        patches=np.zeros((0, 1), np.float32),
+        patch_positions=np.zeros((0, 2), np.int32),
+        segments=np.zeros(0, np.int32),
+    )
+    return _Question(number, BenchmarkItem(str(number), "", "", (), ""), prompt)
+
+
+def batches_of(lengths: list[int]) -> tuple[list[list[int]], list[int]]:
+    """Tokens of each row, batch by batch, where answers have these lengths; and which answers are through."""
+    rows = iter([question(number) for number in range(len(lengths))])
+    rounds = _Rounds(rows, Buckets(400, 0), ROWS, pad_id=0, longest=LONGEST)
+    decoded, through = [], []
+    for batch, limit in rounds:
+        drawn = [min(lengths[one.number], limit) for one in batch.questions]
+        said = [
+            (one, _Said("", "", tokens, tokens == lengths[one.number]))
+            for one, tokens in zip(batch.questions, drawn, strict=True)
+        ]
+        decoded.append(drawn)
+        through += [one.number for one, _ in rounds.through(said, limit)]
+    return decoded, through
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="no real outputs here")
 def test_real_answers_take_half_the_steps():
     outputs = [row["model_output"] for row in json.loads(REAL.read_text())["results"]]
     # A word is about 1.3 tokens: what counts is how unequal the lengths are.
-    lengths = [min(max(round(1.3 * len(output.split())), 1), 1024) for output in outputs]
-    patient, more = steps(lengths, 64, partial(answer_limit, longest=1024, prompt=400, rows=64))
-    plain, batches = steps(lengths, 64, lambda _: 1024)
+    lengths = [min(max(round(1.3 * len(output.split())), 1), LONGEST) for output in outputs]
     assert len(lengths) == 754
-    assert patient < 0.5 * plain
-    assert more - batches <= 2
+    decoded, through = batches_of(lengths)
+    plain = [max(lengths[start : start + ROWS]) for start in range(0, len(lengths), ROWS)]
+    steps = sum(max(drawn) for drawn in decoded)
+    print(f"{steps} decoded tokens a row in {len(decoded)} batches, {sum(plain)} in {len(plain)} without")
+    assert sorted(through) == list(range(754))
+    assert steps < 0.5 * sum(plain)
+    assert len(decoded) - len(plain) <= 2
