@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from fixtures.tiny_folder import make_tiny_folder
 from PIL import Image
 
 from vtzero.config import ConfigError, RunConfig
+from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.text import aha_words
 from vtzero.training.checkpoints import Checkpoints
-from vtzero.training.grpo import GRPO, reward_functions
+from vtzero.training.grpo import GRPO, lengths_of, reward_functions
 from vtzero.training.method import StepReport
 from vtzero.training.setup import Setup, set_up
 from vtzero.training.state import TrainState
@@ -267,7 +268,7 @@ def test_frozen_vision_is_run_once_a_step_and_changes_no_number(tmp_path, freeze
         assert list(declared)[:2] == ["vision", "sampling"]
         prompts = shard_batch(method._pipeline.next_batch(2).arrays, setup.mesh)
         once = phases.see(state, prompts)
-        assert phases.sees_once
+        assert phases.seen == seen
         assert getattr(once, seen).size
         assert once.patches.size == 0
         ids = np.full((2, 2, 4), 5, np.int32)
@@ -276,4 +277,16 @@ def test_frozen_vision_is_run_once_a_step_and_changes_no_number(tmp_path, freeze
             for given in (prompts, once)
         ]
         np.testing.assert_allclose(*logps, atol=1e-6)
+        method.step(state, 1)
+        begun, report = method._begun, method.finish()
+    lengths = lengths_of(begun.scored.asked, begun.drawn.lengths)
+    model, metrics = setup.processor.config, report.metrics
+    work = costs.update(model, replace(lengths, seen=seen), freeze)
+    flops = metrics["perf/mfu/actor"] * metrics["timing_s/update_actor"] * method._limits.flops
+    assert flops == pytest.approx(work)
+    assert (
+        costs.update(model, replace(lengths, images=()), freeze)
+        <= work
+        < costs.update(model, lengths, freeze)
+    )
     method.close()
