@@ -17,8 +17,19 @@ def test_both_sides_do_the_same_step():
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     figures = json.loads(run.stdout.splitlines()[-1])
-    assert figures["agreement"]["prompt_tokens"] == 16 + figures["workload"]["text_tokens"]
+    prompt = figures["agreement"]["prompt_tokens"]
+    assert prompt == 16 + figures["workload"]["text_tokens"]
     assert (
         figures["vtzero"]["parameters"] == figures["trl"]["parameters"] == figures["workload"]["parameters"]
     )
-    assert figures["ratio"] > 0
+    ours, theirs = figures["vtzero"], figures["trl"]
+    assert ours["steps"] == theirs["steps"] == 1
+    # 4 prompts x 8 answers x 64 tokens; TRL reads each prompt once for each of its answers.
+    assert ours["outcome"]["num_tokens"] == 4 * prompt + 32 * 64
+    assert theirs["outcome"]["num_tokens"] == 32 * (prompt + 64)
+    # The same model draws and is paid alike, and neither has left its reference yet.
+    assert ours["outcome"]["reward"] == pytest.approx(theirs["outcome"]["reward"], abs=0.05)
+    assert max(abs(side["outcome"]["kl"]) for side in (ours, theirs)) < 1e-3
+    medians = [side["seconds"]["median"] for side in (theirs, ours)]
+    assert figures["ratio"] == pytest.approx(medians[0] / medians[1], abs=0.01)
+    assert f"ratio: {figures['ratio']}" in run.stdout

@@ -39,6 +39,7 @@ class StepByTurns(TrainerCallback):
 
     def __init__(self, turns: Turns, phases: "Phases"):
         self._turns, self._phases = turns, phases
+        self._seen = 0
         self.trainer: Any = None
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -46,9 +47,12 @@ class StepByTurns(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         metrics = self.trainer._metrics["train"]
+        before, self._seen = self._seen, metrics["num_tokens"][-1]
         self._turns.done(
             phases=self._phases.taken(),
             lengths=[metrics[f"completions/{which}_length"][-1] for which in ("min", "max")],
+            outcome={name: metrics[name][-1] for name in ("reward", "kl")}
+            | {"num_tokens": self._seen - before},
         )
         self._turns.wait()
 

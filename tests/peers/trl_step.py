@@ -8,8 +8,9 @@ Both train the same Qwen2-VL (6 decoder layers of width 256, 4 vision layers of 
 parameters, random float32 weights in one Hugging Face folder) on the same drawn scenes: 4 prompts a step,
 8 answers each of exactly 64 tokens, beta 0.04, one update a rollout, AdamW, the same reward function.
 Stop ids and image tokens are banned from sampling on both sides, so that every answer has its full
-length; the lengths are read back from both sides' metrics and checked. Before the first step both score
-the same completions, and their prompt ids must be equal and their log-probabilities agree.
+length; the lengths are read back from both sides' metrics and checked, and rewards, divergences and numbers
+of tokens are printed. Before the first step both score the same completions, and their prompt ids must be
+equal and their log-probabilities agree.
 
 Each side is a process of its own on the same cores. They take turns step by step, and the one whose turn
 it is not is stopped by signal (`turns.py`). A step is wall-clock time of everything a training loop does
@@ -155,6 +156,8 @@ def summary(ready: dict[str, Any], turns: Sequence[dict[str, Any]], warmup: int)
         "set_up_seconds": round(ready["seconds"], 2),
         "first_step_seconds": round(turns[0]["seconds"], 2),
         "beyond_a_step_in_the_first": round(turns[0]["seconds"] - median, 2),
+        "steps": len(timed),
+        "outcome": timed[-1]["outcome"],
         "peak_gib": round(timed[-1]["peak_bytes"] / 2**30, 2),
         "parameters": ready["parameters"],
         "settings": ready["settings"],

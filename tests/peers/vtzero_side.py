@@ -64,7 +64,7 @@ def run(turns: Turns, setup: Setup, state: TrainState) -> None:
 
 
 def figures(metrics: dict[str, float]) -> dict[str, Any]:
-    """Phases and lengths of a step."""
+    """Phases, lengths and outcome of a step."""
     phases = {
         name.removeprefix("timing_s/"): seconds for name, seconds in metrics.items() if "timing_s/" in name
     }
@@ -72,7 +72,8 @@ def figures(metrics: dict[str, float]) -> dict[str, Any]:
     lengths = [
         metrics[name] for name in ("completions/min_length", "completions/max_length") if name in metrics
     ]
-    return {"phases": phases, "lengths": lengths}
+    outcome = {name: metrics[name] for name in ("reward", "kl", "num_tokens") if name in metrics}
+    return {"phases": phases, "lengths": lengths, "outcome": outcome}
 
 
 def run_config(folder: Path, *, remat: bool) -> RunConfig:
