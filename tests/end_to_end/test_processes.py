@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.command import options
-from fixtures.jobs import Job
+from fixtures.jobs import VTZERO, Job
 from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.training.completions import read_completions
@@ -17,11 +17,12 @@ CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
 STEPS, SECONDS = 4, 60
 # Processes, and the mesh over their four devices. Along `tensor` several processes share samples.
 JOBS = [
-    (2, {"data": 4}),
+    (2, {"data": 4}, "mixed"),
     (2, {"tensor": 4}),
     *(
         pytest.param((count, mesh), marks=pytest.mark.slow)
         for count, mesh in [
+            (2, {"data": 4}),
             (2, {"data": 2, "tensor": 2}),
             (2, {"fsdp": 2, "tensor": 2}),
             (4, {"data": 4}),
@@ -52,6 +53,17 @@ REWARD = """
 def parity(completions, **columns):
     return [float(sum(map(ord, text)) % 2) for text in completions]
 """
+# A mesh whose order mixes the devices of two processes, as the wires of a TPU slice do.
+MIXED = """
+import sys
+import jax
+from vtzero.cli import main
+from vtzero.training import setup
+
+make_mesh = setup.make_mesh
+setup.make_mesh = lambda settings: make_mesh(settings, [jax.devices()[at] for at in (0, 2, 3, 1)])
+sys.exit(main())
+"""
 OF_THE_MACHINE = ("timing_s/", "perf/", "compile/", "tokens_per")
 
 
@@ -71,13 +83,15 @@ def command(model: Path, folder: Path, **changes) -> list:
 def runs(model, tmp_path_factory):
     """The folder of a finished run in so many processes on a mesh, made when it is asked for."""
     base = tmp_path_factory.mktemp("runs")
+    (base / "mixed.py").write_text(MIXED)
 
     @cache
     def run(name: str) -> Path:
-        count, mesh = json.loads(name)
+        count, mesh, *mixed = json.loads(name)
         folder = base / f"run-{len(list(base.glob('run-*')))}"
         sizes = {f"mesh.{axis}": mesh.get(axis, 1) for axis in ("data", "fsdp", "tensor")}
-        Job(count, command(model, folder, **sizes), base).run()
+        program = [str(base / "mixed.py")] if mixed else VTZERO
+        Job(count, command(model, folder, **sizes), base, program=program).run()
         return folder
 
     return lambda job: run(json.dumps(job))
@@ -96,7 +110,7 @@ def test_numbers_and_answers_are_those_of_one_process(runs, job):
         assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
     for step in range(1, STEPS + 1):
         one, other = (read_completions(runs(which), steps=[step]) for which in (ALONE, job))
-        for column in ("prompt", "completion", "image"):
+        for column in ("prompt", "completion", "image", "rewards/parity", "answer"):
             assert [row[column] for row in one] == [row[column] for row in other]
     assert results(runs(job)) == results(runs(ALONE))
 

@@ -98,7 +98,7 @@ class GroupPipeline:
                 else:
                     rejected.append(verdict.rejected)
             self._position += len(verdicts)
-        prompts = [self._prompt(position) for position in taken[self._share.rows(batch_size)]]
+        prompts = [self._prompt(taken[row]) for row in self._share.rows(batch_size)]
         self._look_ahead(batch_size)
         return PromptBatch(prompts, collate(prompts, self._buckets, self._processor.pad_id), rejected)
 
@@ -135,7 +135,7 @@ class GroupPipeline:
         self._ahead = {at: prompt for at, prompt in self._ahead.items() if at >= self._position}
         own, start = self._share.rows(batch_size), self._position
         while len(self._ahead) < self._prefetch:
-            self._ask(range(start, start + batch_size)[own])
+            self._ask(start + row for row in own)
             start += batch_size
 
     def get_state(self) -> dict[str, Any]:

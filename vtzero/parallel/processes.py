@@ -94,25 +94,39 @@ def wait_for_all(name: str) -> None:
 
 @dataclass(frozen=True)
 class RowShare:
-    """The samples of a batch that this process loads and scores: block `block` of `blocks` equal ones.
+    """The samples of a batch that this process loads and scores: those of block `block`.
 
-    Processes whose devices hold the same samples, as along `tensor`, have the same block; `tellers` is one
-    process of each block.
+    A batch has as many equal parts as the mesh has readers; `parts` are the parts of each block. They need
+    not follow each other: on a TPU slice the mesh's order follows the wires, and the devices of one process
+    lie in a square. Processes whose devices hold the same samples, as along `tensor`, have the same block;
+    `tellers` is one process of each block.
     """
 
     block: int = 0
-    blocks: int = 1
+    parts: tuple[tuple[int, ...], ...] = ((0,),)
     tellers: tuple[int, ...] = (0,)
 
-    def rows(self, batch: int) -> slice:
-        """This block's samples among `batch`."""
-        count = batch // self.blocks
-        return slice(self.block * count, (self.block + 1) * count)
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are, all of the same size."""
+        return len(self.parts)
+
+    def rows(self, batch: int) -> list[int]:
+        """This block's samples among `batch`, ascending."""
+        return self._rows(self.parts[self.block], batch)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each block passes, in the order of the samples."""
+        """What each block passes, block after block."""
         told = tell_all(value)
         return [told[process] for process in self.tellers]
+
+    def gathered_rows(self, batch: int) -> list[int]:
+        """Which sample of `batch` stands where when those of all blocks follow each other."""
+        return [row for parts in self.parts for row in self._rows(parts, batch)]
+
+    def _rows(self, parts: tuple[int, ...], batch: int) -> list[int]:
+        size = batch // sum(map(len, self.parts))
+        return [row for part in parts for row in range(part * size, (part + 1) * size)]
 
 
 ALONE = RowShare()
@@ -122,22 +136,22 @@ ALONE = RowShare()
 def row_share(mesh: Mesh) -> RowShare:
     """The share of this process of batches on `mesh`.
 
-    Raises ValueError when a process's samples are not a block of their own: the mesh's order of devices then
-    mixes the processes.
+    Raises ValueError when two processes hold some samples in common, and not all.
     """
     shards = readers(mesh)
     owned: dict[int, set[int]] = {}
     placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((shards,))
     for device, (rows, *_) in placed.items():
         owned.setdefault(device.process_index, set()).add(rows.indices(shards)[0])
-    blocks = sorted({tuple(sorted(rows)) for rows in owned.values()})
-    if [row for block in blocks for row in block] != list(range(shards)) or len({*map(len, blocks)}) > 1:
+    parts = {process: tuple(sorted(rows)) for process, rows in owned.items()}
+    blocks = sorted(set(parts.values()))
+    if sum(map(len, blocks)) != shards or len({*map(len, blocks)}) > 1:
         raise ValueError(
             f"mesh {dict(mesh.shape)}: processes do not hold equal, separate parts of a batch; "
             "let tensor divide the devices of a process, or be a multiple of them"
         )
-    tellers = tuple(min(p for p, rows in owned.items() if tuple(sorted(rows)) == block) for block in blocks)
-    return RowShare(blocks.index(tuple(sorted(owned[jax.process_index()]))), len(blocks), tellers)
+    tellers = tuple(min(process for process in parts if parts[process] == block) for block in blocks)
+    return RowShare(blocks.index(parts[jax.process_index()]), tuple(blocks), tellers)
 
 
 def join_rows(own: Any, mesh: Mesh, share: RowShare) -> Any:
