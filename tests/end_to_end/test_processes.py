@@ -124,6 +124,8 @@ def results(folder: Path) -> list[dict]:
 def test_only_the_first_process_writes(runs, job):
     found = [{path.name for path in runs(which).iterdir()} for which in (ALONE, job)]
     assert found[0] == found[1]
+    sizes = json.loads((runs(job) / "summary.json").read_text())["mesh"]
+    assert {axis: size for axis, size in sizes.items() if size > 1} == job[1]
     one, other = ((runs(which) / "export" / "model.safetensors").read_bytes() for which in (ALONE, job))
     one, other = (np.frombuffer(each[-4096:], np.float32) for each in (one, other))
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)

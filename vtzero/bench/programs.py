@@ -18,10 +18,12 @@ from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.weights import abstract_model
-from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.sharding import batch_sharding, shard_batch, shard_params, state_sharding
 from vtzero.sampling.decode import Completions, DecodeSettings, sample_groups, sample_keys
 from vtzero.sampling.sampler import Sampler
+from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import OptimizerSettings, decays, make_optimizer
 from vtzero.training.phases import policy_logps, sampling_parameters
 from vtzero.training.setup import check_batch, compute_dtype, remat_of, scheduled_updates
@@ -36,7 +38,7 @@ class Programs:
 
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes):
         self.config, self.model, self.shapes = config, model, shapes
-        self.mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+        self.mesh = make_mesh(chosen_mesh(config, model, jax.device_count(), device_memory()))
         check_batch(config, dict(self.mesh.shape))
         self.dtype = compute_dtype(config.dtype)
         self.parts, self._trainable, self._frozen = self._made_up_model()

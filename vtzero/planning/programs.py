@@ -14,11 +14,12 @@ from vtzero.config import RunConfig, shared_settings
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import abstract_model
-from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.sharding import state_sharding
 from vtzero.planning.chips import Slice
 from vtzero.planning.collectives import Exchange, exchanges
 from vtzero.sampling.decode import DecodeSettings
+from vtzero.training.mesh_choice import chosen_mesh
 from vtzero.training.micro_batches import bytes_needed
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer
 from vtzero.training.phases import Blueprint, Phases
@@ -87,7 +88,7 @@ class Plan:
         # Of the layouts of short answers, the whole grid is what must fit.
         self.config = replace(config, dtype=dtype, packing=False, completion_length_buckets=())
         self.model, self.shapes, self.where = model, shapes, where
-        settings = MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        settings = chosen_mesh(config, model, where.size, where.chip.memory)
         self.mesh = make_mesh(settings, list(where.devices))
         check_batch(self.config, dict(self.mesh.shape))
         check_attention(self.config, "tpu")
