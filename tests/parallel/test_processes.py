@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.processes import RowShare, join_rows, on_host, row_share, start, tell_all
+from vtzero.parallel.messages import tell_all
+from vtzero.parallel.processes import RowShare, join_rows, on_host, row_share, start
 from vtzero.parallel.sharding import even_rows
 
 WHO = {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}

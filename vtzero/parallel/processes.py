@@ -1,12 +1,11 @@
-"""Several processes that train as one: how they start, whose samples are whose, what they tell each other.
+"""Several processes that train as one: how they start, and whose samples are whose.
 
 The engine is JAX's own multi-controller runtime; every process runs the same programs in the same order.
 Knows no model, no data set and no config of runs.
 """
 
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from vtzero.parallel.messages import tell_all, tell_first
 from vtzero.parallel.sharding import batch_sharding, batch_spec, readers, replicated
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -71,21 +71,6 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def tell_all(value: Any) -> list[Any]:
-    """What each process passes, in the order of the processes; all must call it, and all get everything.
-
-    Values are pickled; they pass between processes of one job only.
-    """
-    if jax.process_count() == 1:
-        return [value]
-    message = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(message))).reshape(-1)
-    room = np.zeros(sizes.max(), np.uint8)
-    room[: len(message)] = message
-    rows = multihost_utils.process_allgather(room)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
-
-
 def wait_for_all(name: str) -> None:
     """Return once every process has called this, under one name."""
     if jax.process_count() > 1:
@@ -120,12 +105,28 @@ class RowShare:
         told = tell_all(value)
         return [told[process] for process in self.tellers]
 
+    def bring(self, values: Sequence[Any]) -> list[Any] | None:
+        """The values of a whole batch, one a sample, in the first process; each passes those of its own rows.
+
+        None in the other processes.
+        """
+        told = tell_first(values, self.tellers)
+        if told is None:
+            return None
+        every = [value for own in told for value in own]
+        by_row = dict(zip(self.gathered_rows(len(every)), every, strict=True))
+        return [by_row[row] for row in range(len(every))]
+
     def gathered_rows(self, batch: int) -> list[int]:
         """Which sample of `batch` stands where when those of all blocks follow each other."""
         return [row for parts in self.parts for row in self._rows(parts, batch)]
 
     def _rows(self, parts: tuple[int, ...], batch: int) -> list[int]:
-        size = batch // sum(map(len, self.parts))
+        size, rest = divmod(batch, sum(map(len, self.parts)))
+        if rest:
+            raise ValueError(
+                f"{batch} samples do not divide over data * fsdp = {sum(map(len, self.parts))} of the mesh"
+            )
         return [row for part in parts for row in range(part * size, (part + 1) * size)]
 
 

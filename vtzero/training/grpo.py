@@ -294,9 +294,9 @@ class GRPO:
         advantages: np.ndarray,
     ) -> list[CompletionRow]:
         group, asked = self._config.num_generations, scored.asked
-        told = self._share.gather([_picture(prompt) for prompt in prompts])
-        samples = self._share.gathered_rows(len(asked))
-        pictures = dict(zip(samples, (picture for own in told for picture in own), strict=True))
+        pictures = self._share.bring([_picture(prompt) for prompt in prompts])
+        if pictures is None:
+            return []
         return [
             CompletionRow(
                 prompt=asked[place // group].text,

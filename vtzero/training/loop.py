@@ -22,7 +22,8 @@ from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
 from vtzero.evaluation.results import ResultFiles
 from vtzero.evaluation.runner import declare, evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
-from vtzero.parallel.processes import is_first, tell_all, wait_for_all
+from vtzero.parallel.messages import tell_all
+from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.parallel.sharding import even_rows
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.checkpoints import Checkpoints

@@ -27,7 +27,8 @@ from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.processes import is_first, tell_all, wait_for_all
+from vtzero.parallel.messages import tell_all
+from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.parallel.sharding import shard_params, state_sharding
 from vtzero.scenes.blank import write_blank
 from vtzero.training.huggingface import load_model, read_config, save_model
