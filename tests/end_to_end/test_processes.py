@@ -131,6 +131,36 @@ def test_only_the_first_process_writes(runs, job):
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
 
 
+SFT = {
+    "method": "sft",
+    "max_steps": 2,
+    "save_steps": 2,
+    "eval_data": "null",
+    "prompts_per_step": 4,
+    "max_completion_length": 12,
+    "max_prompt_length": 200,
+    "learning_rate": 1e-3,
+}
+
+
+def test_supervised_numbers_are_those_of_one_process(model, tmp_path):
+    """Every third row has an answer that is too long."""
+    answers = ["left", "a long answer " * 20, "right of it"] * 4
+    rows = [{"question": f"What is {number}?", "answer": answer} for number, answer in enumerate(answers)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mixed.py").write_text(MIXED)
+    own = {"model": model, "data": tmp_path / "rows.jsonl"}
+    for count, program in ((1, VTZERO), (2, [str(tmp_path / "mixed.py")])):
+        settings = options(**SFT | own, output_dir=tmp_path / f"run-{count}")
+        Job(count, ["train", CONFIG, *settings], tmp_path, program=program).run()
+    alone, together = (read_metrics(tmp_path / f"run-{count}") for count in (1, 2))
+    assert sum(step["rejected_samples"] for step in alone) > 0
+    for one, other in zip(alone, together, strict=True):
+        assert numbers(other) == pytest.approx(numbers(one), rel=1e-5, abs=1e-6)
+    rejected = [(tmp_path / f"run-{count}" / "rejected.jsonl").read_text() for count in (1, 2)]
+    assert rejected[0] == rejected[1]
+
+
 def test_processes_that_disagree_on_the_config_say_so(model, tmp_path):
     job = Job(2, [*command(model, tmp_path / "run"), "--seed", "$SEED"], tmp_path)
     assert job.codes(SECONDS) == [2, 2]
