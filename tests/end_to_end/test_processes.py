@@ -161,6 +161,20 @@ def test_supervised_numbers_are_those_of_one_process(model, tmp_path):
     assert rejected[0] == rejected[1]
 
 
+def test_an_evaluation_is_that_of_one_process(model, tmp_path):
+    """A second start that asks in another way is a mistake that the first process finds, and ends both."""
+    asked = {"limit": 7, "batch-size": 3, "max-completion-length": 12, "max-prompt-length": 300}
+    for count in (1, 2):
+        out = tmp_path / f"out-{count}"
+        Job(count, ["eval", *options(model=model, out=out, **asked)], tmp_path).run()
+    for name in ("scenes-0.json", "scenes-0.jsonl"):
+        one, other = ((tmp_path / f"out-{count}" / "eval" / name).read_bytes() for count in (1, 2))
+        assert one == other
+    job = Job(2, ["eval", *options(model=model, out=out, **asked | {"limit": 6})], tmp_path)
+    assert job.codes(SECONDS) == [2, 2]
+    assert "was made with another items 7, now 6" in job.logs[1].read_text()
+
+
 def test_processes_that_disagree_on_the_config_say_so(model, tmp_path):
     job = Job(2, [*command(model, tmp_path / "run"), "--seed", "$SEED"], tmp_path)
     assert job.codes(SECONDS) == [2, 2]
