@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder for eval/BENCHMARK-0.json and .jsonl; a second start continues"
     )
     evaluate.add_argument("--overwrite", action="store_true", help="start afresh what is in --out")
+    _distributed_argument(evaluate)
 
     rescore = _verb(verbs, "rescore", _rescore, "score saved outputs again, without a model")
     rescore.add_argument("file", type=Path, help="eval/BENCHMARK-STEP.jsonl, or outputs of BLINK or R1-V")
@@ -208,6 +209,7 @@ def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.training.inference import EvalSettings, evaluate_model
 
     keep_programs()
+    _join(known)
     asked = EvalSettings(
         benchmark=known.benchmark,
         limit=known.limit,

@@ -22,10 +22,13 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """Devices along each axis; -1 is whatever is left."""
+    """Devices along each axis; -1 is whatever is left.
+
+    `fsdp` None is as few as leave room in a device's memory where `data` takes the rest, and 1 elsewhere.
+    """
 
     data: int = -1
-    fsdp: int = 1
+    fsdp: int | None = None
     tensor: int = 1
 
 

@@ -135,15 +135,16 @@ def test_rejected_rows_are_returned_where_they_stood(pipeline):
 class Talk:
     """Processes of one job, each a thread here, that tell each other what they pass."""
 
-    def __init__(self, blocks):
-        self.blocks, self.told = blocks, [None] * blocks
-        self.everyone = threading.Barrier(blocks, timeout=60)
+    def __init__(self, *parts):
+        self.parts, self.told = parts, [None] * len(parts)
+        self.everyone = threading.Barrier(len(parts), timeout=60)
 
     def share(self, block):
+        share = RowShare(block, self.parts)
         return SimpleNamespace(
             block=block,
-            blocks=self.blocks,
-            rows=RowShare(block, self.blocks).rows,
+            blocks=share.blocks,
+            rows=share.rows,
             gather=lambda value: self.gather(block, value),
         )
 
@@ -156,27 +157,30 @@ class Talk:
 
 
 @pytest.mark.parametrize("prefetch", [0, 9])
-@pytest.mark.parametrize("blocks", [2, 3])
-def test_processes_have_the_batches_of_one(pipeline, blocks, prefetch):
-    source = Questions(14, bad={1, 4, 5}, long={6})
-    talk, one = Talk(blocks), pipeline(source)
-    parts = [pipeline(source, share=talk.share(block), prefetch=prefetch) for block in range(blocks)]
-    with ThreadPoolExecutor(blocks) as pool:
+@pytest.mark.parametrize(
+    "parts", [((0,), (1,)), ((0,), (1,), (2,)), ((0, 5), (1, 3), (2, 4))], ids=["two", "three", "mixed"]
+)
+def test_processes_have_the_batches_of_one(pipeline, parts, prefetch):
+    source, blocks = Questions(14, bad={1, 4, 5}, long={6}), range(len(parts))
+    talk, one = Talk(*parts), pipeline(source)
+    streams = [pipeline(source, share=talk.share(block), prefetch=prefetch) for block in blocks]
+    order = np.argsort(RowShare(0, parts).gathered_rows(6))
+    with ThreadPoolExecutor(len(parts)) as pool:
         for _ in range(7):
             whole = one.next_batch(6)
-            own = list(pool.map(lambda part: part.next_batch(6), parts))
-            assert [row for batch in own for row in ids(batch)] == ids(whole)
+            own = list(pool.map(lambda stream: stream.next_batch(6), streams))
+            told = [row for batch in own for row in ids(batch)]
+            assert [told[at] for at in order] == ids(whole)
             assert all(batch.rejected == whole.rejected for batch in own)
-            assert {len(batch.prompts) for batch in own} == {6 // blocks}
-            np.testing.assert_array_equal(
-                np.concatenate([batch.arrays.patches for batch in own]), whole.arrays.patches
-            )
-    assert {json.dumps(part.get_state()) for part in parts} == {json.dumps(one.get_state())}
+            assert {len(batch.prompts) for batch in own} == {6 // len(parts)}
+            patches = np.concatenate([batch.arrays.patches for batch in own])
+            np.testing.assert_array_equal(patches[order], whole.arrays.patches)
+    assert {json.dumps(stream.get_state()) for stream in streams} == {json.dumps(one.get_state())}
 
 
 def test_one_process_continues_where_two_stopped(pipeline):
     source = Questions(9, bad={2})
-    talk, one, after = Talk(2), pipeline(source), pipeline(source)
+    talk, one, after = Talk((0,), (1,)), pipeline(source), pipeline(source)
     parts = [pipeline(source, share=talk.share(block)) for block in range(2)]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(3):

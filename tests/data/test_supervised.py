@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from fixtures.tiny_folder import make_tiny_folder
 
-from vtzero.data import supervised
 from vtzero.data.batches import Buckets
-from vtzero.data.example import Example, Rejected
+from vtzero.data.example import Example
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
@@ -17,10 +16,12 @@ from vtzero.data.supervised import (
     KINDS,
     AnswerStream,
     DocumentStream,
+    TargetError,
     corpus,
     encode_targets,
     target_text,
 )
+from vtzero.parallel.processes import ALONE, RowShare
 from vtzero.rewards.format import paper_format
 from vtzero.scenes.blank import write_blank
 
@@ -97,8 +98,8 @@ def write_rows(folder, answers, **columns):
 
 def stream_of(source, processor, template="r1_zero_base", **settings):
     buckets = Buckets(400, processor.max_patches())
-    pipeline = GroupPipeline(source, processor, prompt_template(template), buckets, seed=0)
-    return AnswerStream(pipeline, processor, buckets, **{"batch_size": 3, "length": 40} | settings)
+    settings = {"batch_size": 3, "length": 40, "seed": 0} | settings
+    return AnswerStream(source, processor, prompt_template(template), buckets, **settings)
 
 
 def prompt_of(processor, template="r1_zero_base", **columns):
@@ -185,15 +186,15 @@ def test_rows_without_a_target_that_fits_are_set_aside_and_others_drawn(processo
 
 
 def test_a_row_without_a_solution_is_set_aside(processor):
-    prompts = [prompt_of(processor, solution=stored) for stored in (None, "", "<think> ", "yes")]
-    targets = [target_text(prompt, "solution") for prompt in prompts]
-    assert [isinstance(target, Rejected) for target in targets] == [True, True, True, False]
+    for stored in (None, "", "<think> "):
+        with pytest.raises(TargetError, match="it has no solution"):
+            target_text(prompt_of(processor, solution=stored), "solution")
+    assert target_text(prompt_of(processor, solution="yes"), "solution") == " yes"
 
 
-def test_a_source_without_any_target_that_fits_is_an_error(processor, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervised, "_MOST_REJECTED", 20)
+def test_a_source_without_any_target_that_fits_is_an_error(processor, tmp_path):
     stream = stream_of(write_rows(tmp_path, ["a long answer " * 20] * 3), processor, length=4)
-    with pytest.raises(ValueError, match=r"rows in a row were rejected; the last, row-\d: its target has"):
+    with pytest.raises(ValueError, match=r"every row .* rejected; the last reason, of row-\d: its target"):
         stream.next_batch()
     stream.close()
 
@@ -215,3 +216,29 @@ def test_answers_continue_where_they_stood_past_rejected_rows(processor, tmp_pat
     assert any(batch.rejected for batch in expected)
     stream.close()
     resumed.close()
+
+
+def test_processes_make_the_documents_of_one(blank):
+    shares = [RowShare(block, ((0, 3), (1, 2))) for block in range(2)]
+    settings = {"seed": 1, "prompts_per_step": 8, "max_steps": 40}
+    streams = [DocumentStream(blank, TEMPLATE, share=share, **settings) for share in (*shares, ALONE)]
+    *streams, alone = streams
+    parts = [stream.batch(0) for stream in streams]
+    blanks = [stream.blank_batches()["caption"] for stream in streams]
+    assert [len(part.target_ids) for part in (*parts, *blanks)] == [12] * 4
+    rows, whole = np.argsort(shares[0].gathered_rows(24)), alone.batch(0)
+    for kind in ("target_ids", "mask"):
+        together = np.concatenate([getattr(part, kind) for part in parts])
+        np.testing.assert_array_equal(together[rows], getattr(whole, kind))
+    patches = np.concatenate([part.prompts.patches for part in parts])
+    np.testing.assert_array_equal(patches[rows], whole.prompts.patches)
+    for stream in (*streams, alone):
+        stream.close()
+
+
+def test_a_batch_that_the_mesh_cannot_share_out_is_an_error(blank):
+    share = RowShare(0, ((0, 1, 2, 3),))
+    stream = DocumentStream(blank, TEMPLATE, seed=1, prompts_per_step=3, max_steps=40, share=share)
+    with pytest.raises(ValueError, match="9 samples do not divide over data \\* fsdp = 4 of the mesh"):
+        stream.next_batch()
+    stream.close()

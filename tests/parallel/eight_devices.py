@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from models.torch_twin import collate, random_sample, torch_twin, twin_config, vtzero_twin
 
+from vtzero.config import RunConfig
 from vtzero.grpo.objectives import ObjectiveSettings, loss_weights
 from vtzero.grpo.step import Rollout, ScoringSettings, grpo_loss
 from vtzero.models.attention import blocked, cudnn, splash
@@ -22,7 +23,12 @@ from vtzero.parallel.sharding import batch_sharding, shard_batch, shard_params, 
 from vtzero.sampling.decode import DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
+from vtzero.training import setup
+from vtzero.training.huggingface import read_config
+from vtzero.training.mesh_choice import state_bytes
+from vtzero.training.micro_batches import bytes_on_a_device
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer
+from vtzero.training.setup import model_folder
 from vtzero.training.state import TrainState, make_update, new_state, split_model
 
 BATCH, GROUP, LENGTH = 8, 4, 6
@@ -248,3 +254,12 @@ def test_each_device_attends_to_its_own_samples_and_heads(kernel, sizes):
     actual, program = attended(kernel, sizes)
     assert max(distances(actual, expected).values()) < 1e-5
     assert "manual_computation" in program
+
+
+def test_a_mesh_that_is_left_open_shares_the_state_as_the_memory_asks(monkeypatch, tmp_path):
+    config = RunConfig(prompts_per_step=8)
+    whole = state_bytes(config, read_config(model_folder(config.model)))
+    monkeypatch.setattr(setup, "device_memory", lambda: whole * 2 // 3)
+    made, state = setup.set_up(config, tmp_path)
+    assert dict(made.mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert bytes_on_a_device(state) < whole / 3

@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.processes import RowShare, join_rows, on_host, row_share, start, tell_all
+from vtzero.parallel.messages import tell_all
+from vtzero.parallel.processes import RowShare, join_rows, on_host, row_share, start
 from vtzero.parallel.sharding import even_rows
 
 WHO = {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
@@ -28,12 +29,23 @@ def test_a_process_that_does_not_know_its_job_says_what_to_set(environment, mess
 def test_one_process_has_all_samples():
     mesh = make_mesh(MeshSettings())
     assert row_share(mesh) == RowShare()
-    assert RowShare().rows(6) == slice(0, 6)
+    assert RowShare().rows(6) == [*range(6)]
     assert RowShare().gather("said") == tell_all("said") == ["said"]
 
 
-def test_blocks_follow_each_other():
-    assert [RowShare(block, 3).rows(6) for block in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+@pytest.mark.parametrize(
+    ("parts", "rows"),
+    [
+        (((0,), (1,), (2,)), [[0, 1], [2, 3], [4, 5]]),
+        (((0, 2), (1, 5), (3, 4)), [[0, 2], [1, 5], [3, 4]]),
+    ],
+    ids=["in order", "mixed"],
+)
+def test_each_block_has_its_parts_of_a_batch(parts, rows):
+    shares = [RowShare(block, parts) for block in range(len(parts))]
+    own = [share.rows(6) for share in shares]
+    assert own == rows
+    assert all(share.gathered_rows(6) == [row for block in rows for row in block] for share in shares)
 
 
 def test_own_samples_are_joined_and_brought_back():

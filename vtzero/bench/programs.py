@@ -17,11 +17,13 @@ from vtzero.grpo.packing import Layout, choose_layout
 from vtzero.grpo.step import Rollout
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.inputs import Prompts
-from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.processes import on_host
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sampling.decode import Completions
 from vtzero.training.blueprint import blueprint_from_shapes
+from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import decays
 from vtzero.training.phases import Phases, rollout_of
 from vtzero.training.setup import check_attention, compute_dtype
@@ -37,7 +39,7 @@ class Programs:
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes):
         self.config, self.model, self.shapes = config, model, shapes
         self.dtype = compute_dtype(config.dtype)
-        self.mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+        self.mesh = make_mesh(chosen_mesh(config, model, jax.device_count(), device_memory()))
         buckets = Buckets(shapes.prompt, shapes.patches)
         self._blueprint, self._abstract = blueprint_from_shapes(config, model, buckets, self.mesh)
         self.phases = Phases(self._blueprint)

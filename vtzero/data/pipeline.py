@@ -4,7 +4,7 @@ Rows come in one order, which grain draws. Threads prepare prompts ahead; what c
 and the state alone, whatever the number of processes. Knows no model, no rewards and no device.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -55,12 +55,14 @@ class GroupPipeline:
         *,
         seed: int,
         share: RowShare = ALONE,
+        fault: Callable[[PreparedPrompt], Rejected | None] | None = None,
         num_threads: int = 4,
         prefetch: int = 16,
         max_rejected: int | None = None,
     ):
         """`prefetch` prompts are prepared ahead by `num_threads` threads (0: none).
 
+        `fault` says why a prompt that fits must be set aside nevertheless, if so.
         After `max_rejected` rejections in a row drawing ends with an error; None stands for 1000, or twice
         around a smaller source. Each source counts its own. Raises ValueError when a source is empty.
         """
@@ -70,7 +72,7 @@ class GroupPipeline:
                 raise ValueError(f"{each!r} holds no rows")
         self._sources, self._processor = mixture.sources, processor
         self._template, self._buckets = template, buckets
-        self._share = share
+        self._share, self._fault = share, fault or (lambda _: None)
         self._identity = {**_identity(mixture), "seed": seed}
         # Twice, since two half epochs need not show every row.
         self._max_rejected = [max_rejected or min(1000, 2 * len(each)) for each in mixture.sources]
@@ -98,7 +100,7 @@ class GroupPipeline:
                 else:
                     rejected.append(verdict.rejected)
             self._position += len(verdicts)
-        prompts = [self._prompt(position) for position in taken[self._share.rows(batch_size)]]
+        prompts = [self._prompt(taken[row]) for row in self._share.rows(batch_size)]
         self._look_ahead(batch_size)
         return PromptBatch(prompts, collate(prompts, self._buckets, self._processor.pad_id), rejected)
 
@@ -135,7 +137,7 @@ class GroupPipeline:
         self._ahead = {at: prompt for at, prompt in self._ahead.items() if at >= self._position}
         own, start = self._share.rows(batch_size), self._position
         while len(self._ahead) < self._prefetch:
-            self._ask(range(start, start + batch_size)[own])
+            self._ask(start + row for row in own)
             start += batch_size
 
     def get_state(self) -> dict[str, Any]:
@@ -176,7 +178,7 @@ class GroupPipeline:
         prepared = self._processor.prepare(row, self._template)
         if isinstance(prepared, Rejected):
             return source, prepared
-        return source, fits(prepared, self._buckets) or prepared
+        return source, fits(prepared, self._buckets) or self._fault(prepared) or prepared
 
     def _exhausted(self, number: int, last: Rejected) -> str:
         source, count = self._sources[number], self._rejected_in_a_row[number]

@@ -1,7 +1,8 @@
 """Streams of supervised batches: prompts with a group of target texts each.
 
 `AnswerStream` teaches the answers of a source, `DocumentStream` the texts about drawn scenes from which the
-tiny base model is made. Both continue exactly from their saved state. Knows no model and no device.
+tiny base model is made. Both continue exactly from their saved state. With several processes each prepares
+its own samples. Knows no model and no device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,13 @@ from PIL import Image
 
 from vtzero.data.batches import Buckets, blank_prompts, collate
 from vtzero.data.example import Example, Rejected
+from vtzero.data.mixture import Mixture
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import PromptTemplate, question_body
+from vtzero.data.sources import Source
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.processes import ALONE, RowShare
 from vtzero.scenes.blank import IMAGE_SIDE
 from vtzero.scenes.documents import answered, caption, continuation
 from vtzero.scenes.questions import FAMILIES, Question, draw_item
@@ -28,7 +32,10 @@ from vtzero.scenes.world import Draws, Scene
 
 @dataclass(frozen=True)
 class SupervisedBatch:
-    """Prompts, target token ids (batch, group, length) padded with the pad id, and where they are real."""
+    """Prompts, target token ids (batch, group, length) padded with the pad id, and where they are real.
+
+    With several processes these are the process's own samples; the rows set aside are everyone's.
+    """
 
     prompts: Prompts
     target_ids: Int[np.ndarray, "batch group length"]
@@ -58,11 +65,14 @@ class SupervisedStream(Protocol):
 SftTarget = Literal["answer", "tagged", "solution"]
 TURN_END = "<|im_end|>\n"
 _CHAT, _THOUGHT = "<|im_start|>assistant\n", "<think>"
-_MOST_REJECTED = 1000
 
 
-def target_text(prompt: PreparedPrompt, target: SftTarget) -> str | Rejected:
-    """What is to be said after a prompt, without what ends it; Rejected where the row does not have it.
+class TargetError(ValueError):
+    """A row cannot be taught, and why."""
+
+
+def target_text(prompt: PreparedPrompt, target: SftTarget) -> str:
+    """What is to be said after a prompt, without what ends it.
 
     - "answer": the bare answer, as in the paper's supervised baseline;
     - "tagged": `<answer>…</answer>` around it;
@@ -70,6 +80,8 @@ def target_text(prompt: PreparedPrompt, target: SftTarget) -> str | Rejected:
 
     Tags continue a prompt that ends with `<think>`: it is closed at once, or not opened again. A space comes
     first, unless the prompt ends in white space, as the assistant's turn of a chat does.
+
+    Raises TargetError where the row does not have it.
     """
     opened = prompt.text.endswith(_THOUGHT)
     text = prompt.answer
@@ -79,76 +91,77 @@ def target_text(prompt: PreparedPrompt, target: SftTarget) -> str | Rejected:
         text = str(prompt.example.columns.get("solution") or "").strip()
         text = text.removeprefix(_THOUGHT).lstrip() if opened else text
         if not text:
-            return Rejected(prompt.id, "it has no solution (sft_target answer or tagged needs none)")
+            raise TargetError("it has no solution (sft_target answer or tagged needs none)")
     return text if prompt.text[-1:].isspace() else f" {text}"
 
 
 class AnswerStream:
-    """Each prompt of a pipeline with one target, its answer; a row whose target does not fit is set aside."""
+    """Each prompt of a source with one target, its answer; a row whose target does not fit is set aside."""
 
     def __init__(
         self,
-        pipeline: GroupPipeline,
+        source: Source | Mixture,
         processor: Processor,
+        template: PromptTemplate,
         buckets: Buckets,
         *,
+        seed: int,
         batch_size: int,
         length: int,
         target: SftTarget = "answer",
+        share: RowShare = ALONE,
     ):
         """`length`: tokens that a target may have, its end included."""
-        self._pipeline, self._processor, self._buckets = pipeline, processor, buckets
+        self._processor, self._buckets = processor, buckets
         self._batch_size, self._length, self._target = batch_size, length, target
+        self._own = len(share.rows(batch_size))
+        self._pipeline = GroupPipeline(
+            source,
+            processor,
+            template,
+            buckets,
+            seed=seed,
+            share=share,
+            fault=self._without_target,
+            prefetch=2 * self._own,
+        )
 
     def next_batch(self) -> SupervisedBatch:
         """The next batch; for each row that is set aside another is drawn.
 
-        Raises ValueError when a thousand rows in a row have no target that fits.
+        Raises ValueError as `GroupPipeline.next_batch` does.
         """
-        prompts: list[PreparedPrompt] = []
-        targets: list[list[int]] = []
-        rejected: list[Rejected] = []
-        in_a_row = 0
-        while len(prompts) < self._batch_size:
-            drawn = self._pipeline.next_batch(self._batch_size - len(prompts))
-            rejected += drawn.rejected
-            for prompt in drawn.prompts:
-                tokens = self.tokens(prompt)
-                if not isinstance(tokens, Rejected):
-                    prompts.append(prompt)
-                    targets.append(tokens)
-                    in_a_row = 0
-                    continue
-                rejected.append(tokens)
-                in_a_row += 1
-            if in_a_row >= _MOST_REJECTED:
-                last = rejected[-1]
-                raise ValueError(
-                    f"{in_a_row} rows in a row were rejected; the last, {last.id}: {last.reason}"
-                )
-        ids, mask = _pad([[tokens] for tokens in targets], self._length, self._processor.pad_id)
-        arrays = collate(prompts, self._buckets, self._processor.pad_id)
-        return SupervisedBatch(arrays, ids, mask, rejected)
+        drawn = self._pipeline.next_batch(self._batch_size)
+        targets = [[self.tokens(prompt)] for prompt in drawn.prompts]
+        ids, mask = _pad(targets, self._length, self._processor.pad_id)
+        return SupervisedBatch(drawn.arrays, ids, mask, drawn.rejected)
 
     def blank_batches(self) -> Mapping[str, SupervisedBatch]:
-        return {"": _blank(self._processor, self._batch_size, self._buckets, 1, self._length)}
+        return {"": _blank(self._processor, self._own, self._buckets, 1, self._length)}
 
-    def tokens(self, prompt: PreparedPrompt) -> list[int] | Rejected:
+    def _without_target(self, prompt: PreparedPrompt) -> Rejected | None:
+        try:
+            self.tokens(prompt)
+        except TargetError as error:
+            return Rejected(prompt.id, str(error))
+        return None
+
+    def tokens(self, prompt: PreparedPrompt) -> list[int]:
         """The target's token ids: the text, and its end.
 
         A chat's turn ends as its template writes it, `<|im_end|>` and a line break, which the paper's code
         counts too; any other text with the tokenizer's end.
+
+        Raises TargetError for a target that the row does not have, or that does not fit.
         """
         text = target_text(prompt, self._target)
-        if isinstance(text, Rejected):
-            return text
         if forbidden := self._processor.special_token_in(text):
-            return Rejected(prompt.id, f"its target contains the special token {forbidden}")
+            raise TargetError(f"its target contains the special token {forbidden}")
         chat = prompt.text.endswith(_CHAT)
         tokens = self._processor.encode(text + TURN_END) if chat else _ended(self._processor, text)
         if len(tokens) > self._length:
             reason = f"its target has {len(tokens)} tokens, the bucket holds {self._length}"
-            return Rejected(prompt.id, f"{reason} (raise max_completion_length)")
+            raise TargetError(f"{reason} (raise max_completion_length)")
         return tokens
 
     def get_state(self) -> Mapping[str, Any]:
@@ -195,8 +208,9 @@ class DocumentStream:
         seed: int,
         prompts_per_step: int,
         max_steps: int,
+        share: RowShare = ALONE,
     ):
-        self._processor, self._template, self._seed = processor, template, seed
+        self._processor, self._template, self._seed, self._share = processor, template, seed, share
         self._prompts_per_step, self._max_steps = prompts_per_step, max_steps
         self._pool = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future[SupervisedBatch]] = {}
@@ -215,7 +229,7 @@ class DocumentStream:
         return {
             name: _blank(
                 self._processor,
-                self._count(kind),
+                len(self._own(kind)),
                 Buckets(kind.prompt_length, patches),
                 kind.group,
                 kind.target_length,
@@ -223,8 +237,9 @@ class DocumentStream:
             for name, kind in KINDS.items()
         }
 
-    def _count(self, kind: Kind) -> int:
-        return int(kind.prompts * self._prompts_per_step)
+    def _own(self, kind: Kind) -> list[int]:
+        """The rows of a batch of this kind that this process makes."""
+        return self._share.rows(int(kind.prompts * self._prompts_per_step))
 
     def get_state(self) -> Mapping[str, Any]:
         return {"next": self._next}
@@ -236,12 +251,12 @@ class DocumentStream:
         self._pool.shutdown(cancel_futures=True)
 
     def batch(self, index: int) -> SupervisedBatch:
-        """Batch `index` of the stream."""
+        """This process's part of batch `index` of the stream."""
         first = index < FIRST_SHARE * self._max_steps
         cycle = FIRST_CYCLE if first else LAST_CYCLE
         name = cycle[index % len(cycle)]
         kind = KINDS[name]
-        rows = [self._row(name, kind, index, row) for row in range(self._count(kind))]
+        rows = [self._row(name, kind, index, row) for row in self._own(kind)]
         prompts, targets = [prompt for prompt, _ in rows], [texts for _, texts in rows]
         buckets = Buckets(kind.prompt_length, len(prompts[0].patches))
         ids, mask = encode_targets(self._processor, targets, kind.target_length)

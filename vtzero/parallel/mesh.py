@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 AXES = ("data", "fsdp", "tensor")
@@ -67,9 +69,42 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
     """A mesh of all devices (or the given ones) with axes `data`, `fsdp`, `tensor`.
 
     The axes are of type Auto: XLA moves what a computation needs, so that one model code serves every mesh.
+    Neighbours along an axis are neighbours by wire where a TPU's wires allow it. Several TPU slices are
+    divided along `data` as far as it goes, then along `fsdp`: between slices the network is slow, and these
+    exchange least. GPUs follow each other host by host, so that `tensor`, the innermost axis, and then `fsdp`
+    stay within a host where they divide it.
 
-    Raises ValueError as `MeshSettings.for_devices` does.
+    Raises ValueError as `MeshSettings.for_devices` does, and where `tensor` would reach over slices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = settings.for_devices(len(devices))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    order = _in_order(settings.for_devices(len(devices)), devices)
+    return Mesh(order, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _in_order(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    # An axis may take a part of a physical one: half of the meshes of a 4x4 slice do.
+    if (slices := _slices(devices)) == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    between = _between_slices(shape, slices)
+    within = [size // count for size, count in zip(shape, between, strict=True)]
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+
+
+def _slices(devices: Sequence[jax.Device]) -> int:
+    """How many TPU slices the devices are of; GPUs number their hosts so, and come host by host anyway."""
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", 0) for device in devices})
+
+
+def _between_slices(shape: tuple[int, int, int], slices: int) -> tuple[int, int, int]:
+    """Over how many slices each axis reaches."""
+    data, fsdp, tensor = shape
+    along_data = math.gcd(data, slices)
+    along_fsdp = slices // along_data
+    if fsdp % along_fsdp:
+        raise ValueError(
+            f"mesh data {data}, fsdp {fsdp}, tensor {tensor}: tensor would reach over the {slices} slices; "
+            "let data, fsdp or the two together be a multiple of their number"
+        )
+    return along_data, along_fsdp, 1

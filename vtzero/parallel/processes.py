@@ -1,12 +1,11 @@
-"""Several processes that train as one: how they start, whose samples are whose, what they tell each other.
+"""Several processes that train as one: how they start, and whose samples are whose.
 
 The engine is JAX's own multi-controller runtime; every process runs the same programs in the same order.
 Knows no model, no data set and no config of runs.
 """
 
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from vtzero.parallel.messages import tell_all, tell_first
 from vtzero.parallel.sharding import batch_sharding, batch_spec, readers, replicated
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -71,21 +71,6 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def tell_all(value: Any) -> list[Any]:
-    """What each process passes, in the order of the processes; all must call it, and all get everything.
-
-    Values are pickled; they pass between processes of one job only.
-    """
-    if jax.process_count() == 1:
-        return [value]
-    message = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(len(message))).reshape(-1)
-    room = np.zeros(sizes.max(), np.uint8)
-    room[: len(message)] = message
-    rows = multihost_utils.process_allgather(room)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
-
-
 def wait_for_all(name: str) -> None:
     """Return once every process has called this, under one name."""
     if jax.process_count() > 1:
@@ -94,25 +79,55 @@ def wait_for_all(name: str) -> None:
 
 @dataclass(frozen=True)
 class RowShare:
-    """The samples of a batch that this process loads and scores: block `block` of `blocks` equal ones.
+    """The samples of a batch that this process loads and scores: those of block `block`.
 
-    Processes whose devices hold the same samples, as along `tensor`, have the same block; `tellers` is one
-    process of each block.
+    A batch has as many equal parts as the mesh has readers; `parts` are the parts of each block. They need
+    not follow each other: on a TPU slice the mesh's order follows the wires, and the devices of one process
+    lie in a square. Processes whose devices hold the same samples, as along `tensor`, have the same block;
+    `tellers` is one process of each block.
     """
 
     block: int = 0
-    blocks: int = 1
+    parts: tuple[tuple[int, ...], ...] = ((0,),)
     tellers: tuple[int, ...] = (0,)
 
-    def rows(self, batch: int) -> slice:
-        """This block's samples among `batch`."""
-        count = batch // self.blocks
-        return slice(self.block * count, (self.block + 1) * count)
+    @property
+    def blocks(self) -> int:
+        """How many blocks there are, all of the same size."""
+        return len(self.parts)
+
+    def rows(self, batch: int) -> list[int]:
+        """This block's samples among `batch`, ascending."""
+        return self._rows(self.parts[self.block], batch)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each block passes, in the order of the samples."""
+        """What each block passes, block after block."""
         told = tell_all(value)
         return [told[process] for process in self.tellers]
+
+    def bring(self, values: Sequence[Any]) -> list[Any] | None:
+        """The values of a whole batch, one a sample, in the first process; each passes those of its own rows.
+
+        None in the other processes.
+        """
+        told = tell_first(values, self.tellers)
+        if told is None:
+            return None
+        every = [value for own in told for value in own]
+        by_row = dict(zip(self.gathered_rows(len(every)), every, strict=True))
+        return [by_row[row] for row in range(len(every))]
+
+    def gathered_rows(self, batch: int) -> list[int]:
+        """Which sample of `batch` stands where when those of all blocks follow each other."""
+        return [row for parts in self.parts for row in self._rows(parts, batch)]
+
+    def _rows(self, parts: tuple[int, ...], batch: int) -> list[int]:
+        size, rest = divmod(batch, sum(map(len, self.parts)))
+        if rest:
+            raise ValueError(
+                f"{batch} samples do not divide over data * fsdp = {sum(map(len, self.parts))} of the mesh"
+            )
+        return [row for part in parts for row in range(part * size, (part + 1) * size)]
 
 
 ALONE = RowShare()
@@ -122,22 +137,22 @@ ALONE = RowShare()
 def row_share(mesh: Mesh) -> RowShare:
     """The share of this process of batches on `mesh`.
 
-    Raises ValueError when a process's samples are not a block of their own: the mesh's order of devices then
-    mixes the processes.
+    Raises ValueError when two processes hold some samples in common, and not all.
     """
     shards = readers(mesh)
     owned: dict[int, set[int]] = {}
     placed: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((shards,))
     for device, (rows, *_) in placed.items():
         owned.setdefault(device.process_index, set()).add(rows.indices(shards)[0])
-    blocks = sorted({tuple(sorted(rows)) for rows in owned.values()})
-    if [row for block in blocks for row in block] != list(range(shards)) or len({*map(len, blocks)}) > 1:
+    parts = {process: tuple(sorted(rows)) for process, rows in owned.items()}
+    blocks = sorted(set(parts.values()))
+    if sum(map(len, blocks)) != shards or len({*map(len, blocks)}) > 1:
         raise ValueError(
             f"mesh {dict(mesh.shape)}: processes do not hold equal, separate parts of a batch; "
             "let tensor divide the devices of a process, or be a multiple of them"
         )
-    tellers = tuple(min(p for p, rows in owned.items() if tuple(sorted(rows)) == block) for block in blocks)
-    return RowShare(blocks.index(tuple(sorted(owned[jax.process_index()]))), len(blocks), tellers)
+    tellers = tuple(min(process for process in parts if parts[process] == block) for block in blocks)
+    return RowShare(blocks.index(parts[jax.process_index()]), tuple(blocks), tellers)
 
 
 def join_rows(own: Any, mesh: Mesh, share: RowShare) -> Any:

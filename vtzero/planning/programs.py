@@ -11,10 +11,11 @@ from vtzero.bench.shapes import Shapes
 from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.mesh import make_mesh
 from vtzero.planning.chips import Slice
 from vtzero.planning.collectives import Exchange, exchanges
 from vtzero.training.blueprint import blueprint_from_shapes
+from vtzero.training.mesh_choice import chosen_mesh
 from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device
 from vtzero.training.phases import Phases
 
@@ -70,7 +71,7 @@ class Plan:
         # Of the layouts of short answers, the whole grid is what must fit.
         self.config = replace(config, dtype=dtype, packing=False, completion_length_buckets=())
         self.model, self.shapes, self.where = model, shapes, where
-        settings = MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        settings = chosen_mesh(config, model, where.size, where.chip.memory)
         self.mesh = make_mesh(settings, list(where.devices))
         buckets = Buckets(shapes.prompt, shapes.patches)
         self._blueprint, self._state = blueprint_from_shapes(self.config, model, buckets, self.mesh)

@@ -11,7 +11,8 @@ from vtzero.config import load_config
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.processes import is_first, tell_all
+from vtzero.parallel.messages import tell_all
+from vtzero.parallel.processes import is_first
 from vtzero.parallel.sharding import shapes_at, shard_params
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.huggingface import load_model, read_config, save_model

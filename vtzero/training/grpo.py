@@ -61,7 +61,7 @@ class Drawn:
     lengths: Int[np.ndarray, "batch group"]
     terminated: Bool[np.ndarray, "batch group"]
 
-    def of(self, rows: slice) -> "Drawn":
+    def of(self, rows: Sequence[int]) -> "Drawn":
         """Those of some samples."""
         return Drawn(self.ids[rows], self.lengths[rows], self.terminated[rows])
 
@@ -128,7 +128,7 @@ class GRPO:
             state, self._reference_of(state), arrays, completions.ids, packing
         )
         scored = self._rewards(batch.prompts, drawn.of(self._share.rows(len(drawn.ids))))
-        scored = _together(self._share.gather(scored))
+        scored = _together(self._share.gather(scored), self._share.gathered_rows(len(drawn.ids)))
         clock.lap("reward")
         weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
         jax.block_until_ready((weighed, old, reference))
@@ -275,8 +275,9 @@ class GRPO:
         advantages: np.ndarray,
     ) -> list[CompletionRow]:
         group, asked = self._config.num_generations, scored.asked
-        told = self._share.gather([_picture(prompt) for prompt in prompts])
-        pictures = [picture for own in told for picture in own]
+        pictures = self._share.bring([_picture(prompt) for prompt in prompts])
+        if pictures is None:
+            return []
         return [
             CompletionRow(
                 prompt=asked[place // group].text,
@@ -303,24 +304,33 @@ def _asked(prompt: PreparedPrompt) -> Asked:
     return Asked(prompt.id, prompt.text, prompt.answer, prompt.task, len(prompt.ids), images)
 
 
-def _together(parts: Sequence[Scored]) -> Scored:
-    """What the processes scored, as if one had scored everything."""
+def _together(parts: Sequence[Scored], samples: Sequence[int]) -> Scored:
+    """What the processes scored, as if one had scored everything.
+
+    `samples` are the places in the batch of what the parts hold, one part after the other.
+    """
     if len(parts) == 1:
         return parts[0]
+    group = len(parts[0].texts) // len(parts[0].asked)
+    places = (np.asarray(samples)[:, None] * group + np.arange(group)).reshape(-1)
     failures: list[RewardFailure] = []
     before = 0
     for part in parts:
         for failure in part.rewards.failures:
-            place = None if failure.sample_index is None else before + failure.sample_index
+            place = None if failure.sample_index is None else int(places[before + failure.sample_index])
             failures.append(replace(failure, sample_index=place))
         before += len(part.texts)
+    prompts, order = np.argsort(samples), np.argsort(places)
+    asked = [prompt for part in parts for prompt in part.asked]
+    texts = [text for part in parts for text in part.texts]
+    words = [words for part in parts for words in part.aha_words]
     return Scored(
-        [prompt for part in parts for prompt in part.asked],
-        [text for part in parts for text in part.texts],
-        [words for part in parts for words in part.aha_words],
+        [asked[at] for at in prompts],
+        [texts[at] for at in order],
+        [words[at] for at in order],
         RewardResult(
-            np.concatenate([part.rewards.per_function for part in parts], axis=1),
-            np.concatenate([part.rewards.total for part in parts]),
+            np.concatenate([part.rewards.per_function for part in parts], axis=1)[:, order],
+            np.concatenate([part.rewards.total for part in parts])[order],
             failures,
         ),
     )

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from rich.console import Console
 
 from vtzero.config import load_config
@@ -22,13 +23,20 @@ from vtzero.evaluation.results import EvaluationResult, ResultFiles, summary
 from vtzero.evaluation.runner import evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.evaluation.tables import summary_table
+from vtzero.models.qwen2_vl.weights import abstract_model
+from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.messages import ask_first, tell_all
+from vtzero.parallel.processes import is_first
+from vtzero.parallel.sharding import even_rows, shard_params
 from vtzero.rewards.accuracy import accuracy_strict
 from vtzero.rewards.format import format_paper
 from vtzero.sampling.decode import DecodeSettings, sample_keys
 from vtzero.sampling.parameters import SamplingParameters, validate_sampling
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.fingerprint import weights_digest
-from vtzero.training.huggingface import load_model
+from vtzero.training.huggingface import load_model, read_config
+from vtzero.training.mesh_choice import fewest_sharers
+from vtzero.training.micro_batches import device_memory
 from vtzero.training.setup import compute_dtype, model_folder
 
 
@@ -46,9 +54,9 @@ class ModelSettings:
 
 
 class LoadedModel:
-    """A model with its processor and compiled sampler."""
+    """A model with its processor and compiled sampler; on a mesh, or on the first device."""
 
-    def __init__(self, settings: ModelSettings):
+    def __init__(self, settings: ModelSettings, mesh: Mesh | None = None):
         folder = model_folder(settings.model)
         self.template = prompt_template(settings.prompt_template)
         self.processor = Processor.from_folder(
@@ -56,7 +64,8 @@ class LoadedModel:
         )
         self.folder = folder
         self.dtype = compute_dtype(settings.dtype)
-        graphdef, params = load_model(folder, dtype=self.dtype)
+        where = None if mesh is None else shard_params(abstract_model(read_config(folder))[1], mesh)
+        graphdef, params = load_model(folder, dtype=self.dtype, sharding=where)
         self.pieces = (params,)
         self.prompt_length = settings.max_prompt_length
         decode = DecodeSettings(
@@ -68,6 +77,16 @@ class LoadedModel:
     def buckets(self, images: int = 1) -> Buckets:
         """The static shape of prompts with up to so many images."""
         return Buckets(self.prompt_length, self.processor.max_patches(images))
+
+
+def mesh_of_all(folder: Path) -> Mesh:
+    """All devices, of all processes, each with all weights and its own questions.
+
+    Where the weights of this folder would fill a device, as few as can share them.
+    """
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    memory = min(tell_all(device_memory()))
+    return make_mesh(MeshSettings(fsdp=fewest_sharers(stored, jax.device_count(), memory)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +108,8 @@ def evaluate_model(
     """Greedy accuracy on a benchmark; prints the table, and with `out` writes the run folder's eval files.
 
     An evaluation that was interrupted in `out` continues, unless `overwrite` starts it afresh. Without
-    `max_pixels` a run's export is asked with the limit that the run was trained with.
+    `max_pixels` a run's export is asked with the limit that the run was trained with. With several processes
+    each must call this; the first one prints and writes.
 
     Raises ValueError when no item could be asked, or `out` holds results that were asked for in another way.
     """
@@ -97,34 +117,42 @@ def evaluate_model(
         asked.benchmark, limit=asked.limit, image_folder=asked.image_folder, fetch_images=asked.fetch_images
     )
     validate_sampling(repetition_penalty=asked.repetition_penalty)
-    model = LoadedModel(_as_trained(settings))
+    mesh = mesh_of_all(model_folder(settings.model))
+    model = LoadedModel(_as_trained(settings), mesh)
     used = _used(model, benchmark, settings, asked)
-    files = None if out is None else ResultFiles(out, benchmark.name, 0, used, overwrite=overwrite)
-    figures = None if files is None else files.figures()
+    files = ask_first(
+        lambda: None if out is None else ResultFiles(out, benchmark.name, 0, used, overwrite=overwrite)
+    )
+    figures = ask_first(lambda: None if files is None else files.figures())
     if figures is None:
-        result = _evaluate(model, benchmark, asked, files)
+        result = _evaluate(model, mesh, benchmark, asked, files)
         _check_asked(asked.benchmark, result)
-        figures = {**used, **summary(result)} if files is None else files.finish(result)
-    Console().print(summary_table(figures))
+        figures = ask_first(lambda: {**used, **summary(result)} if files is None else files.finish(result))
+    if is_first():
+        Console().print(summary_table(figures))
     return figures
 
 
 def _evaluate(
-    model: LoadedModel, benchmark: Benchmark, asked: EvalSettings, files: ResultFiles | None
+    model: LoadedModel, mesh: Mesh, benchmark: Benchmark, asked: EvalSettings, files: ResultFiles | None
 ) -> EvaluationResult:
-    return evaluate(
-        benchmark,
-        sampler=model.sampler,
-        pieces=model.pieces,
-        processor=model.processor,
-        template=model.template,
-        buckets=benchmark_buckets(benchmark, model.processor, model.prompt_length),
-        batch_size=asked.batch_size,
-        parameters=greedy(model.processor, asked.repetition_penalty),
-        forced_opening=asked.opening,
-        done=() if files is None else files.done(asked.batch_size),
-        on_batch=None if files is None else files.append,
-    )
+    rows = even_rows(asked.batch_size, mesh)
+    done = ask_first(lambda: [] if files is None else files.done(rows))
+    with jax.set_mesh(mesh):
+        return evaluate(
+            benchmark,
+            sampler=model.sampler,
+            pieces=model.pieces,
+            processor=model.processor,
+            template=model.template,
+            buckets=benchmark_buckets(benchmark, model.processor, model.prompt_length),
+            batch_size=rows,
+            mesh=mesh,
+            parameters=greedy(model.processor, asked.repetition_penalty),
+            forced_opening=asked.opening,
+            done=done,
+            on_batch=files.append if files is not None and is_first() else None,
+        )
 
 
 def _used(

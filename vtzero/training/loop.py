@@ -22,7 +22,8 @@ from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
 from vtzero.evaluation.results import ResultFiles
 from vtzero.evaluation.runner import declare, evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
-from vtzero.parallel.processes import is_first, tell_all, wait_for_all
+from vtzero.parallel.messages import tell_all
+from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.parallel.sharding import even_rows
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.blueprint import decode_settings
@@ -33,13 +34,14 @@ from vtzero.training.grpo import GRPO
 from vtzero.training.huggingface import save_model
 from vtzero.training.method import Method, StepReport
 from vtzero.training.metrics import MetricsLog, RejectedLog
+from vtzero.training.micro_batches import bytes_on_a_device, device_memory
 from vtzero.training.progress import Progress
 from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
 
-FREE_TO_CHANGE = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "eval_steps")
+FREE_TO_CHANGE = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "eval_steps", "mesh")
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _differs(name: str, one: RunConfig, other: RunConfig) -> bool:
 
 
 def _check_folder(folder: Path, config: RunConfig) -> None:
-    """A folder may be continued only with the same settings, those aside that change no number."""
+    """A folder is continued with its own settings, those aside that change numbers by rounding at most."""
     path = folder / "config.yaml"
     if not path.exists():
         return
@@ -149,6 +151,7 @@ class _Run:
                 f"has done its {self._start} steps already" if last else f"goes on after step {self._start}"
             )
             print(f"{self._folder} {where}")
+        self._tell_mesh()
         with jax.set_mesh(self._setup.mesh):
             self._compile()
             self._evaluate(0)
@@ -157,6 +160,13 @@ class _Run:
         self._checkpoints.wait()
         self._export()
         return self._summarise()
+
+    def _tell_mesh(self) -> None:
+        mesh = self._setup.mesh
+        if mesh.size > 1 and not self._quiet:
+            sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+            held, memory = bytes_on_a_device(self._state) / 2**30, device_memory() / 2**30
+            print(f"mesh: {sizes}; the state takes {held:.1f} of a device's {memory:.1f} GiB")
 
     def goes_on(self) -> str:
         """What the same command would do after an interruption."""
@@ -242,6 +252,7 @@ class _Run:
         totals = self._totals
         figures: dict[str, Any] = {
             "steps": self._config.max_steps,
+            "mesh": dict(self._setup.mesh.shape),
             "seconds": round(totals.seconds, 3),
             "time_by_phase": {name: round(value, 3) for name, value in totals.phases.items()},
             "tokens_per_second": round(totals.tokens / totals.seconds, 1) if totals.seconds else 0.0,

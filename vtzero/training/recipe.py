@@ -19,9 +19,11 @@ from vtzero.evaluation.benchmarks import check_benchmark
 from vtzero.models.attention import choose_kernel
 from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig, TextConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
-from vtzero.parallel.mesh import AXES, MeshSettings
+from vtzero.parallel.mesh import AXES
 from vtzero.training.grpo import reward_functions
 from vtzero.training.huggingface import read_config
+from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import OptimizerSettings
 from vtzero.training.setup import (
     BLANK,
@@ -154,7 +156,7 @@ def _sizes(config: RunConfig) -> Sizes:
     shapes = parameter_shapes(model)
     counts = {path: math.prod(shape) for path, shape in shapes.items()}
     frozen = [FROZEN_PARTS[part] for part in config.freeze]
-    settings = MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    settings = chosen_mesh(config, model, jax.device_count(), device_memory())
     return Sizes(
         model=model,
         parameters=sum(counts.values()),

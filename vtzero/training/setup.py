@@ -27,11 +27,14 @@ from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.parallel.sharding import shard_params, state_sharding
 from vtzero.scenes.blank import write_blank
 from vtzero.training.huggingface import load_model, read_config, save_model
 from vtzero.training.huggingface_folder import WEIGHTS
+from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import OptimizerSettings, decays, make_optimizer, make_schedule
 from vtzero.training.state import ModelParts, TrainState, new_state, split_model
 
@@ -87,7 +90,7 @@ def remat_of(config: RunConfig) -> Remat:
 
 def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     """Build all parts of a run and the state before its first update."""
-    mesh = make_mesh(MeshSettings(config.mesh.data, config.mesh.fsdp, config.mesh.tensor))
+    mesh = make_mesh(_mesh_settings(config))
     check_batch(config, dict(mesh.shape))
     check_attention(config, mesh.devices.flat[0].platform)
     template = prompt_template(config.prompt_template)
@@ -117,6 +120,13 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     with jax.set_mesh(mesh):
         state = jax.jit(start, out_shardings=shardings)(trainable, frozen)
     return setup, state
+
+
+def _mesh_settings(config: RunConfig) -> MeshSettings:
+    # The blank model's folder is written later, for a run that can start; its network is the tiny one's.
+    model = read_config(model_folder(TINY_BASE if config.model == BLANK else config.model))
+    # Processes may run on hosts that differ, and must choose the same.
+    return chosen_mesh(config, model, jax.device_count(), min(tell_all(device_memory())))
 
 
 def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:

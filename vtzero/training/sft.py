@@ -1,6 +1,6 @@
 """Supervised fine-tuning as a method of the loop."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtzero.data.pipeline import GroupPipeline
+from vtzero.data.example import Rejected
 from vtzero.data.supervised import AnswerStream, DocumentStream, SupervisedBatch, SupervisedStream
 from vtzero.models.qwen2_vl import costs
-from vtzero.parallel.processes import on_host
+from vtzero.parallel.processes import RowShare, join_rows, on_host, row_share
 from vtzero.parallel.program import Program
-from vtzero.parallel.sharding import readers, shard_batch
+from vtzero.parallel.sharding import readers
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.ceilings import run_limits
 from vtzero.training.method import Clock, StepReport, when_ready
@@ -29,10 +29,11 @@ DOCUMENTS = "scene_documents"
 
 @dataclass(frozen=True)
 class Begun:
-    """A step whose update may still be under way; `values` are on devices."""
+    """A step whose update may still be under way; `lengths` are everyone's, `values` are on devices."""
 
     index: int
-    batch: SupervisedBatch
+    lengths: costs.Lengths
+    rejected: list[Rejected]
     values: dict[str, jax.Array]
     clock: Clock
     ended: Future[float]
@@ -43,8 +44,8 @@ class SFT:
 
     def __init__(self, setup: Setup):
         config = setup.config
-        self._setup = setup
-        self._stream = open_stream(setup)
+        self._setup, self._share = setup, row_share(setup.mesh)
+        self._stream = open_stream(setup, self._share)
         self._rates = learning_rates(setup)
         self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update")
         self._limits = run_limits(compute_dtype(config.dtype))
@@ -65,17 +66,18 @@ class SFT:
         """Read a batch and update."""
         clock = Clock()
         batch = self._stream.next_batch()
+        lengths = _together(self._share.gather(lengths_of(batch)))
         arguments = self._arguments(state, batch)
         state, values = self._chosen_update(arguments)(*arguments)
         asked = perf_counter()
         self._ready = self._finish(clock)
         clock.lap("data", at=asked)
         ended = self._waiter.submit(when_ready, values)
-        self._begun = Begun(index, batch, values, clock, ended)
+        self._begun = Begun(index, lengths, batch.rejected, values, clock, ended)
         return state, self._taken()
 
     def _arguments(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Targets, jax.Array]:
-        targets = shard_batch(self._targets(batch), self._setup.mesh)
+        targets = join_rows(self._targets(batch), self._setup.mesh, self._share)
         return state, targets, count_tokens(targets)
 
     def _make_update(self, parts: int) -> Program:
@@ -107,13 +109,12 @@ class SFT:
         values = on_host(begun.values)
         metrics = {name: float(value) for name, value in values.items()}
         metrics |= {"learning_rate": float(self._rates[begun.index - 1])} | begun.clock.metrics()
-        batch = begun.batch
-        metrics["num_tokens"] = float(batch.mask.sum() + np.asarray(batch.prompts.mask).sum())
-        metrics |= self._throughput(batch, metrics)
-        metrics["rejected_samples"] = float(len(batch.rejected))
-        return StepReport(begun.index, metrics, rejected=batch.rejected)
+        metrics["num_tokens"] = float(begun.lengths.prompt_tokens + begun.lengths.completion_tokens)
+        metrics |= self._throughput(begun.lengths, metrics)
+        metrics["rejected_samples"] = float(len(begun.rejected))
+        return StepReport(begun.index, metrics, rejected=begun.rejected)
 
-    def _throughput(self, batch: SupervisedBatch, metrics: Mapping[str, float]) -> dict[str, float]:
+    def _throughput(self, lengths: costs.Lengths, metrics: Mapping[str, float]) -> dict[str, float]:
         config = self._setup.config
         # Where prompts count too, the head reads more than `costs` knows of.
         counted = config.completion_only_loss
@@ -123,7 +124,7 @@ class SFT:
             devices=self._setup.mesh.size,
             tokens=metrics["num_tokens"],
             seconds=metrics["timing_s/step"],
-            update_flops=costs.update(model, lengths_of(batch), config.freeze) if counted else None,
+            update_flops=costs.update(model, lengths, config.freeze) if counted else None,
             update_seconds=metrics["timing_s/update_actor"],
         )
 
@@ -155,12 +156,21 @@ def lengths_of(batch: SupervisedBatch) -> costs.Lengths:
     return costs.Lengths(tuple(images), tuple(int(length) for length in prompts), groups)
 
 
+def _together(parts: Sequence[costs.Lengths]) -> costs.Lengths:
+    """What the processes read, as if one had read everything; in the order of the parts."""
+    return costs.Lengths(
+        images=tuple(count for part in parts for count in part.images),
+        prompts=tuple(count for part in parts for count in part.prompts),
+        completions=tuple(group for part in parts for group in part.completions),
+    )
+
+
 def _slots(batch: SupervisedBatch) -> int:
     return np.asarray(batch.prompts.ids).size + batch.target_ids.size
 
 
-def open_stream(setup: Setup) -> SupervisedStream:
-    """The supervised stream that the config's `data` names."""
+def open_stream(setup: Setup, share: RowShare) -> SupervisedStream:
+    """This process's part of the supervised stream that the config's `data` names."""
     config = setup.config
     if config.data == (DOCUMENTS,):
         return DocumentStream(
@@ -169,13 +179,15 @@ def open_stream(setup: Setup) -> SupervisedStream:
             seed=config.seed,
             prompts_per_step=config.prompts_per_step,
             max_steps=config.max_steps,
+            share=share,
         )
-    source = training_source(config)
-    pipeline = GroupPipeline(source, setup.processor, setup.template, setup.buckets, seed=config.seed)
     return AnswerStream(
-        pipeline,
+        training_source(config),
         setup.processor,
+        setup.template,
         setup.buckets,
+        seed=config.seed,
+        share=share,
         batch_size=config.prompts_per_step,
         length=config.max_completion_length,
         target=config.sft_target,
