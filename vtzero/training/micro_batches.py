@@ -3,6 +3,7 @@
 The compiler says what a program needs; nothing is tried out. Knows programs and devices, no algorithm.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,8 +12,8 @@ import jax
 
 from vtzero.parallel.program import Program
 
-# Of a device's memory: the rest is for what else is on it, and for what the allocator cannot fill.
-_USABLE = 0.9
+USABLE = 0.9
+"""Of a device's memory: the rest is for what else is on it, and for what the allocator cannot fill."""
 
 
 def device_memory() -> int:
@@ -34,7 +35,7 @@ def fewest_parts(
 
     Raises ValueError when not even the most parts fit.
     """
-    limit = int(_USABLE * device_memory()) - beside
+    limit = int(USABLE * device_memory()) - beside
     needs = ""
     for parts in sorted(candidates):
         program = make(parts)
@@ -74,11 +75,11 @@ def bytes_needed(compiled: Any) -> int:
 
 
 def bytes_on_a_device(tree: Any) -> int:
-    """What the arrays of a tree take on one of their devices."""
+    """What the arrays of a tree take on one of their devices; shapes count where they say how they lie."""
     return sum(
-        leaf.addressable_shards[0].data.nbytes
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf, jax.Array)
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
     )
 
 

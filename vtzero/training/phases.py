@@ -145,26 +145,42 @@ class Phases:
         """One optimizer step; the state it is given is donated."""
         return self._chosen_update((state, rollout, total_tokens))(state, rollout, total_tokens)
 
-    def declare(self, state: TrainState, reference: Any | None) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """Every program of a step by name, traced and to be compiled (`compilation.compile_all`)."""
+    def declare(
+        self, state: TrainState, reference: Any | None, wanted: Callable[[str], bool] = lambda _: True
+    ) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """Every program of a step that is `wanted`, by name, traced and to be compiled
+        (`compilation.compile_all`)."""
+        for name, trace in self._traces(state, reference):
+            if wanted(name):
+                yield name, trace()
+
+    def _traces(
+        self, state: TrainState, reference: Any | None
+    ) -> Iterator[tuple[str, Callable[[], Callable[[], Any]]]]:
         prompts, drawn = self._blank_prompts(), self._blank_completions()
         if self._see is not None:
-            yield "vision", self._see.declare(state.frozen, state.trainable, prompts)
+            yield "vision", partial(self._see.declare, state.frozen, state.trainable, prompts)
             seen = jax.eval_shape(self._look, state.frozen, state.trainable, prompts)
             prompts = self._with_seen(prompts, self._zeros(seen.shape, seen.dtype))
         pieces = (state.trainable, state.frozen)
-        yield "sampling", self._sampler.declare(pieces, prompts, self._blank_keys(), self._parameters)
+        yield (
+            "sampling",
+            partial(self._sampler.declare, pieces, prompts, self._blank_keys(), self._parameters),
+        )
         rewards = self._zeros(drawn.lengths.shape, jnp.float32)
-        yield "advantages", self._weigh.declare(drawn.lengths, drawn.terminated, rewards)
+        yield "advantages", partial(self._weigh.declare, drawn.lengths, drawn.terminated, rewards)
         for layout in (None, *self.layouts):
             name = "" if layout is None else f", {layout}"
             packing = None if layout is None else self._blank_packing(layout)
             if reference is not None or self._config.num_iterations > 1:
                 read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
-                yield f"scoring{name}", self._score.declare(*read)
+                yield f"scoring{name}", partial(self._score.declare, *read)
             rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
             arguments = (state, rollout, self._blank(jnp.int32, self._everywhere))
-            yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
+            yield f"update{name}", partial(self._declare_update, arguments, reference)
+
+    def _declare_update(self, arguments: tuple[Any, ...], reference: Any | None) -> Callable[[], Any]:
+        return self._chosen_update(arguments, reference).declare(*arguments)
 
     def _blank(self, dtype: Any, sharding: Any, *shape: int) -> Any:
         """An array's shape, and where it will lie."""
