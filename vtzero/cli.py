@@ -310,7 +310,7 @@ def _bench(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _plan(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from vtzero.planning.chips import prepare_environment
+    from vtzero.planning.environment import prepare_environment
 
     prepare_environment()
     from vtzero.planning.command import PlanSettings, plan

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.planning.chips import open_slice, prepare_environment
+from vtzero.planning.chips import open_slice
 from vtzero.planning.collectives import exchanges
 
 pytestmark = pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu, which needs no TPU")
@@ -31,7 +31,6 @@ def network(weights, x, unroll=1):
 
 
 def compiled(function, layers):
-    prepare_environment()
     mesh = make_mesh(MeshSettings(1, 2, 2), list(open_slice("v5e:2x2").devices))
 
     def shape(dtype, spec, *axes):

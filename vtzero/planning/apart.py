@@ -6,8 +6,11 @@ Knows processes and jobs; what is compiled is `programs`' matter.
 import multiprocessing
 import resource
 import signal
+import traceback
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+
+import jax
 
 from vtzero.bench.shapes import Shapes
 from vtzero.config import RunConfig
@@ -36,7 +39,8 @@ def compile_here(job: Job) -> Planned:
 def compile_apart(job: Job) -> Planned:
     """Compile in a process of its own, and say the most memory that it had.
 
-    Raises what the process raised, and ChildProcessError when it died before it could say anything.
+    Raises RuntimeError with what the process raised, and ChildProcessError when it died before it could say
+    anything.
     """
     # A server that has imported everything and touched no device: each process starts from it in no time.
     context = multiprocessing.get_context("forkserver")
@@ -47,24 +51,25 @@ def compile_apart(job: Job) -> Planned:
     process.start()
     sender.close()
     try:
-        answer = receiver.recv()
+        answer: Planned | str = receiver.recv()
     except EOFError:
         process.join()
         raise ChildProcessError(_death(job, process.exitcode)) from None
     process.join()
-    if isinstance(answer, Exception):
-        raise answer
+    if isinstance(answer, str):
+        raise RuntimeError(f"{job.program} was not compiled for {job.topology}:\n{answer}")
     return answer
 
 
 def _answer(job: Job, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it, and ends this process
+    jax.config.update("jax_enable_compilation_cache", False)  # it cannot be read without the chips
     try:
         planned = compile_here(job)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         sender.send(replace(planned, host_memory=peak))
-    except Exception as error:
-        sender.send(error)
+    except Exception:
+        sender.send(traceback.format_exc())
 
 
 def _death(job: Job, code: int | None) -> str:

@@ -36,7 +36,7 @@ def changes(before: Verdict, names: Sequence[str], compile: Compile, *, at_most:
     tried: list[Change] = []
     compiled = 0
     seen = {_key(before.plan)}
-    for changed in _changed(before.plan, names):
+    for changed in _changed(before, names):
         if _key(changed) in seen:
             continue
         seen.add(_key(changed))
@@ -57,10 +57,11 @@ def _key(plan: Plan) -> tuple[str, str]:
     return plan.where.name, flags(plan)
 
 
-def _changed(plan: Plan, names: Sequence[str]) -> Iterator[Plan]:
+def _changed(before: Verdict, names: Sequence[str]) -> Iterator[Plan]:
     """Plans that need less of a chip, the nearest to the config's own first."""
+    plan = before.plan
     config = plan.config
-    for config in _same_numbers(plan):
+    for config in _same_numbers(plan, update=any(one.name == "update" for one in before.misfits)):
         yield Plan(config, plan.model, plan.shapes, plan.where)
     for name in larger(plan.where.name):
         found = candidates(config, plan.model, plan.shapes, open_slice(name), names)
@@ -75,18 +76,20 @@ def _room_taken(plan: Plan) -> tuple[int, int]:
     return plan.held.total, -plan.config.gradient_accumulation_steps
 
 
-def _same_numbers(plan: Plan) -> Iterator[RunConfig]:
+def _same_numbers(plan: Plan, *, update: bool) -> Iterator[RunConfig]:
+    """Another mesh, and what helps an `update` alone where that is what does not fit."""
     config, (data, fsdp, tensor) = plan.config, plan.axes.values()
     config = replace(config, mesh=MeshConfig(data=1, fsdp=data * fsdp, tensor=tensor))
     yield config
-    config = replace(config, gradient_checkpointing=True, gradient_checkpointing_policy="full")
-    yield config
-    for parts in plan.possible_parts:
-        if parts > config.gradient_accumulation_steps:
-            config = replace(config, gradient_accumulation_steps=parts)
-            yield config
+    if update:
+        config = replace(config, gradient_checkpointing=True, gradient_checkpointing_policy="full")
+        yield config
+        for parts in plan.possible_parts:
+            if parts > config.gradient_accumulation_steps:
+                config = replace(config, gradient_accumulation_steps=parts)
+                yield config
     for mesh in meshes(config, plan.model, plan.mesh.size):
         if mesh.tensor > tensor and mesh.data == 1:
             moved = Plan(replace(config, mesh=mesh), plan.model, plan.shapes, plan.where)
-            config = moved.cut(max(moved.possible_parts)).config
+            config = moved.cut(max(moved.possible_parts)).config if update else moved.config
             yield config

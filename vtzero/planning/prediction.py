@@ -86,7 +86,7 @@ def _update(plan: Plan) -> tuple[float, float]:
 def estimated_received(plan: Plan, name: str) -> float:
     """Bytes that a chip receives, by what each axis must exchange.
 
-    `fsdp` gathers the weights for every pass (the sampler the layers' once, and the head's for each token) and
+    `fsdp` gathers the weights for every pass (the sampler its layers once, its head for each token) and
     scatters the gradient, `data` adds the gradient up, `tensor` adds up two partial results a layer and pass.
     """
     if name == "sampling":
@@ -106,10 +106,10 @@ def _gathered(plan: Plan, numbers: int | None = None) -> float:
 
 
 def _gradients(plan: Plan) -> float:
-    """What is trained, scattered along `fsdp` in the computation's numbers and added up along `data`."""
+    """Of what is trained: scattered along `fsdp` as it was computed, added up along `data` in float32."""
     data, fsdp, tensor = plan.axes.values()
     trained = costs.trained_parameters(plan.model, plan.config.freeze) / (fsdp * tensor)
-    return trained * _itemsize(plan) * ((fsdp - 1) + 2 * (data - 1) / data)
+    return trained * (_itemsize(plan) * (fsdp - 1) + 4 * 2 * (data - 1) / data)
 
 
 def _summed(plan: Plan) -> float:

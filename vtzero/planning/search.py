@@ -109,11 +109,11 @@ def _excludes(verdict: Verdict, parts: int) -> bool:
 
     Temporaries shrink at most in proportion to the number of micro-batches, and never grow with it.
     """
-    planned, theirs = verdict.misfit, verdict.plan.config.gradient_accumulation_steps
-    if planned is None or planned.name != "update":
-        return planned is not None
-    if planned.refused:
-        return parts <= theirs
-    temporaries = planned.temporaries * min(1.0, theirs / parts)
-    room = (1 - SPARE) * verdict.plan.where.chip.memory
-    return planned.held + planned.arguments + temporaries > room
+    theirs, room = verdict.plan.config.gradient_accumulation_steps, verdict.plan.where.chip.memory
+    for planned in verdict.misfits:
+        temporaries = planned.temporaries * min(1.0, theirs / parts)
+        if planned.name != "update" or (planned.refused and parts <= theirs):
+            return True
+        if not planned.refused and planned.held + planned.arguments + temporaries > (1 - SPARE) * room:
+            return True
+    return False

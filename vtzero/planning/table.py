@@ -24,7 +24,7 @@ def show_step(figures: dict[str, Any]) -> None:
     for row in figures["programs"]:
         table.add_row(
             row["name"],
-            f"more ({row['refused'][:60]})" if row["refused"] else _bytes(row["memory"]),
+            "refused" if row["refused"] else _bytes(row["memory"]),
             _bytes(figures["memory_of_a_chip"]),
             "yes" if row["fits"] else "no",
             _bytes(row["received_bytes"]),
@@ -33,6 +33,9 @@ def show_step(figures: dict[str, Any]) -> None:
             _bytes(row["host_memory"]),
         )
     _print(table)
+    for row in figures["programs"]:
+        if row["refused"]:
+            print(f"{row['name']} was refused: {row['refused']}")
 
 
 def show_search(topology: str, rows: Sequence[dict[str, Any]], compiled: int, most: int = 20) -> None:

@@ -32,13 +32,13 @@ class Verdict:
     chosen: bool = False
 
     @property
-    def misfit(self) -> Planned | None:
-        """The first program that does not fit."""
-        return next((one for one in self.compiled if not _fits(self.plan, one, chosen=self.chosen)), None)
+    def misfits(self) -> list[Planned]:
+        """The programs that do not fit."""
+        return [one for one in self.compiled if not _fits(self.plan, one, chosen=self.chosen)]
 
     @property
     def fits(self) -> bool:
-        return self.misfit is None
+        return not self.misfits
 
     @property
     def seconds(self) -> float | None:
