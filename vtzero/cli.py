@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, ChildProcessError) as error:
         print(f"vtzero {known.verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
@@ -141,6 +141,21 @@ def _parser() -> argparse.ArgumentParser:
     planner.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-7B")
     planner.add_argument(
         "--only", default="sampling,scoring,update", help="of sampling, scoring, update; commas between"
+    )
+    planner.add_argument(
+        "--search",
+        action="store_true",
+        help="look for each slice's mesh and micro-batches; those estimated to be fastest are compiled first",
+    )
+    planner.add_argument("--best", type=int, default=1, help="with --search, stop when N of them fit (1)")
+    planner.add_argument(
+        "--no-changes", action="store_true", help="where the step does not fit, do not look for what would"
+    )
+    planner.add_argument(
+        "--compile-at-most",
+        type=int,
+        default=6,
+        help="candidates that --search, or the changes to what does not fit, may compile for a slice (6)",
     )
 
     report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
@@ -297,13 +312,19 @@ def _bench(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _plan(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    from vtzero.planning.chips import prepare_environment
+    from vtzero.planning.environment import prepare_environment
 
     prepare_environment()
-    from vtzero.planning.command import PlanSettings, parse_topologies, plan
+    from vtzero.planning.command import PlanSettings, plan
 
     settings = PlanSettings(
-        topologies=parse_topologies(known.topology), size=known.size, only=tuple(known.only.split(","))
+        topologies=tuple(known.topology),
+        size=known.size,
+        only=tuple(known.only.split(",")),
+        search=known.search,
+        best=known.best,
+        changes=not known.no_changes,
+        compile_at_most=known.compile_at_most,
     )
     return plan(load_config(known.config, parse_overrides(rest)), settings)
 

@@ -89,3 +89,9 @@ def test_every_device_has_a_share_of_each_part():
 
 def test_bytes_on_a_device_are_those_of_its_arrays():
     assert bytes_on_a_device({"a": jnp.zeros((3, 4)), "b": None}) == 48
+
+
+def test_bytes_on_a_device_of_a_divided_shape_are_those_of_a_part():
+    mesh = jax.sharding.AbstractMesh((4, 2), ("data", "fsdp"))
+    lies = jax.sharding.NamedSharding(mesh, jax.P("fsdp"))
+    assert bytes_on_a_device(jax.ShapeDtypeStruct((6, 4), jnp.bfloat16, sharding=lies)) == 3 * 4 * 2

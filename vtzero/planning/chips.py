@@ -1,6 +1,5 @@
 """TPU slices by name, and what their chips can do. Knows no model and no config of runs."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +38,6 @@ SLICES = {
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
 
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling takes no TPU, so several processes may
-}
-
 
 @dataclass(frozen=True)
 class Slice:
@@ -77,13 +69,6 @@ def larger(name: str) -> list[str]:
     generation, shape = check_name(name)
     shapes = SLICES[generation]
     return [f"{generation}:{other}" for other in shapes[shapes.index(shape) + 1 :]]
-
-
-def prepare_environment() -> None:
-    """Let libtpu compile on a machine that is no TPU; to be called before JAX asks for devices."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
 
 
 def open_slice(name: str) -> Slice:

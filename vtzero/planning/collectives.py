@@ -5,36 +5,44 @@ The compiler counts the body of a loop once; here it counts as often as it runs.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+# A line inside may start with a brace too: the metadata of a kernel has line breaks.
+_END = re.compile(r"^\}(, execution_thread=\S+)?$")
 _COLLECTIVE = re.compile(
     r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\("
 )
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_BITS = re.compile(r"(?:b?f|c|[su])(\d+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|branch_computations|true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _BELOW = re.compile(r"ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
-_GROUPS = re.compile(r"replica_groups=(\{\{[\d,]*\}|\[\d+,(\d+)\])")
-_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
-_BYTES |= {"f64": 8, "s64": 8, "u64": 8}
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+_LISTED_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
+_DEVICES = re.compile(r"(?:num_partitions|replica_count)=(\d+)")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One collective: the bytes that each device receives by it, and how often it runs."""
+    """One collective: the bytes that each device receives by it, and how often it runs.
+
+    Where the compiler spreads it over several fusions, to hide it, they share its `chain`.
+    """
 
     kind: str
     shape: str
     group: int
     received: float
     times: int
-    channel: str = ""
+    chain: str = ""
 
     @property
     def total(self) -> float:
@@ -44,27 +52,44 @@ class Exchange:
 def exchanges(program: str, *, trips: int = 1) -> list[Exchange]:
     """Every collective of a compiled program's text, the largest in all first.
 
-    A loop runs as often as its condition says (a counter from 0, below a constant), else `trips` times. A
-    collective that the compiler spreads over several fusions, to hide it, is one: they share its channel.
+    A loop runs as often as its condition says (a counter from 0, below a constant), else `trips` times; of
+    the branches of a condition, the one that exchanges most is taken.
+
+    Raises ValueError for an array of unknown size.
     """
     computations = dict(_computations(program.splitlines()))
     entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
+    devices = math.prod(int(count) for count in _DEVICES.findall(program.partition("\n")[0]))
 
     @cache
     def inside(name: str) -> tuple[Exchange, ...]:
-        found: dict[str, Exchange] = {}
-        for number, line in enumerate(computations.get(name, (False, ()))[1]):
-            if exchange := _exchange(line):
-                found.setdefault(exchange.channel or f"{name} {number}", exchange)
+        """Those of one run of a computation."""
+        found: list[Exchange] = []
+        for line in computations[name][1]:
+            if exchange := _exchange(line, name, devices):
+                found.append(exchange)
                 continue
+            called = [inside(other) for other in _called(line) if other in computations]
+            if " conditional(" in line:
+                called = [max(called, key=_total, default=())]
             times = _times(line, computations, trips)
-            for called in _called(line):
-                for one in inside(called):
-                    key = one.channel or f"{name} {number} {len(found)}"
-                    found.setdefault(key, replace(one, times=one.times * times))
-        return tuple(found.values())
+            here = (one for other in called for one in other)
+            # A part of a chain is one until the chain is whole, which it is where no fusion is around it.
+            chain = " fusion(" in line
+            found += [replace(one, times=one.times * times, chain=one.chain * chain) for one in here]
+        return _whole(found)
 
     return sorted(inside(entry), key=lambda one: -one.total)
+
+
+def _whole(found: Sequence[Exchange]) -> tuple[Exchange, ...]:
+    """Each chain once. A channel is no sign of one: copies of an unrolled loop's body share theirs."""
+    parts = {one.chain or number: one for number, one in enumerate(found)}
+    return tuple(parts.values())
+
+
+def _total(found: Sequence[Exchange]) -> float:
+    return sum(one.total for one in found)
 
 
 def _computations(lines: list[str]) -> Iterator[tuple[str, tuple[bool, tuple[str, ...]]]]:
@@ -73,7 +98,7 @@ def _computations(lines: list[str]) -> Iterator[tuple[str, tuple[bool, tuple[str
     for line in lines:
         if match := _COMPUTATION.match(line):
             is_entry, name, body = bool(match[1]), match[2], []
-        elif line.startswith("}") and name:
+        elif name and _END.match(line):
             yield name, (is_entry, tuple(body))
             name = ""
         else:
@@ -81,6 +106,8 @@ def _computations(lines: list[str]) -> Iterator[tuple[str, tuple[bool, tuple[str
 
 
 def _called(line: str) -> list[str]:
+    if " async-update(" in line or " async-done(" in line:  # its start has called it
+        return []
     return [name for group in _CALLED.findall(line) for name in re.findall(r"[\w.\-]+", group)]
 
 
@@ -95,45 +122,63 @@ def _times(line: str, computations: Mapping[str, tuple[bool, tuple[str, ...]]], 
     return int(bounds[0]) if bounds and bounds[0] is not None else trips
 
 
-def _exchange(line: str) -> Exchange | None:
+def _exchange(line: str, computation: str, devices: int) -> Exchange | None:
     match = _COLLECTIVE.search(line)
     if match is None:
         return None
-    result, kind, start = match[1], match[2], match[3]
-    sizes = [_size(*array) for array in _ARRAY.findall(result)]
-    group = _group(line)
-    # What starts an exchange returns its operands beside its results.
-    if start and kind in ("all-gather", "collective-permute"):
-        size = max(sizes)
-    elif start and kind == "all-reduce" and result.startswith("(") and len(sizes) % 2 == 0:
-        size = sum(sizes) // 2 if "((" in result else sum(sizes)
-    else:
-        size = sum(sizes)
-    others = group - 1
+    result, kind = match[1], match[2]
+    # What starts an exchange returns (operands, results, ...), but for a sum, which returns its results.
+    if match[3] and kind != "all-reduce":
+        result = _elements(result)[1]
+    size, group = sum(_size(*array) for array in _ARRAY.findall(result)), _group(line, devices)
+    if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
+        kind, size = "reduce-scatter", size / group  # a fusion that sums and keeps the device's own part
     received = {
-        "all-gather": size * others / group,
-        "all-reduce": 2 * size * others / group,
-        "reduce-scatter": size * others,
-        "all-to-all": size * others / group,
+        "all-gather": size * (group - 1) / group,
+        "all-reduce": 2 * size * (group - 1) / group,
+        "reduce-scatter": size * (group - 1),
+        "all-to-all": size * (group - 1) / group,
         "collective-permute": size,
     }[kind]
-    channel = _CHANNEL.search(line)
-    return Exchange(kind, result.split("{")[0], group, received, 1, channel[1] if channel else "")
+    channel, chain = _CHANNEL.search(line), _CHAIN.search(line)
+    name = f"{channel[1] if channel else ''}/{chain[1]}" if chain else ""
+    return Exchange(kind, result.split("{")[0], group, received, 1, name)
 
 
-def _group(line: str) -> int:
-    """How many devices exchange with each other; 2 where the line names pairs."""
+def _elements(result: str) -> list[str]:
+    """The outermost parts of a tuple's type."""
+    parts, depth = [""], 0
+    for letter in result.removeprefix("("):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _group(line: str, devices: int) -> int:
+    """How many devices exchange with each other; all of them where the line does not say."""
     if mesh := _MESH_GROUPS.search(line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", mesh[2]))
-    match = _GROUPS.search(line)
+        # 'a':(2)4 is the part of axis a that has 4 devices.
+        named = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in named)
+    match = _LISTED_GROUPS.search(line)
     if match is None:
-        return 2
+        return devices
     return int(match[2]) if match[2] else match[1].count(",") + 1
 
 
-def _size(dtype: str, axes: str) -> int:
-    count = 1
-    for axis in filter(None, axes.split(",")):
-        count *= int(axis)
-    return count * _BYTES.get(dtype, 0)
+def _size(dtype: str, axes: str) -> float:
+    """Bytes of an array; those of less than a byte a number are packed."""
+    return _bits(dtype) * math.prod(int(axis) for axis in axes.split(",") if axis) / 8
+
+
+def _bits(dtype: str) -> int:
+    if dtype in ("pred", "token"):
+        return 8 if dtype == "pred" else 0
+    match = _BITS.match(dtype)
+    if match is None:
+        raise ValueError(f"a collective exchanges arrays of {dtype!r}, whose size plan does not know")
+    return int(match[1])

@@ -5,48 +5,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from vtzero.bench.shapes import Shapes, config_shapes
 from vtzero.config import ConfigError, RunConfig
 from vtzero.models.qwen2_vl import costs
 from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig
-from vtzero.parallel.sharding import readers
-from vtzero.planning.chips import GIB, Slice, check_name, larger, open_slice
-from vtzero.planning.programs import Plan, Planned
-from vtzero.training.micro_batches import possible_parts
+from vtzero.planning.apart import Job, compile_apart
+from vtzero.planning.changes import changes
+from vtzero.planning.chips import GIB, Slice, check_name, open_slice
+from vtzero.planning.programs import PROGRAMS, Plan, Planned, step_programs
+from vtzero.planning.search import candidates, search
+from vtzero.planning.table import show_assumptions, show_changes, show_search, show_step
+from vtzero.planning.verdict import Compile, Verdict, judge
 from vtzero.training.recipe import model_config
-
-SPARE = 0.05
-"""Of a chip's memory, what must be left."""
-OF_PEAK, OF_BANDWIDTH, OF_LINKS = 0.5, 0.7, 0.7
-"""What of its published limits a chip is taken to reach: assumptions, not measurements."""
-PROGRAMS = ("sampling", "scoring", "update")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
     """Which slices, a published `size` in the place of the config's model, and which programs.
 
-    Raises ValueError for an unknown name.
+    `search` looks for the mesh and micro-batches of each slice instead of taking the config's, until `best`
+    of them fit; `changes` looks for what would fit where the config's do not. `compile_at_most` bounds how
+    many candidates are compiled, for each slice.
+
+    Raises ValueError for an unknown name, or a number below 1.
     """
 
     topologies: tuple[str, ...]
     size: str | None = None
     only: tuple[str, ...] = PROGRAMS
+    search: bool = False
+    best: int = 1
+    changes: bool = True
+    compile_at_most: int = 6
 
     def __post_init__(self) -> None:
+        if not self.topologies:
+            raise ValueError("name a slice with --topology, such as v5e:4x4")
         for name in self.topologies:
             check_name(name)
         if self.size is not None and self.size not in PUBLISHED:
             raise ValueError(f"--size is {self.size!r}; the published sizes are {', '.join(PUBLISHED)}")
         if unknown := [name for name in self.only if name not in PROGRAMS]:
             raise ValueError(f"--only names {unknown[0]!r}; it takes {', '.join(PROGRAMS)}")
+        for flag, number in (("--best", self.best), ("--compile-at-most", self.compile_at_most)):
+            if number < 1:
+                raise ValueError(f"{flag} is {number}; it must be at least 1")
 
 
-def plan(config: RunConfig, settings: PlanSettings) -> dict[str, Any]:
-    """Compile, print, and return every figure in JSON's types.
+def plan(config: RunConfig, settings: PlanSettings, compile: Compile = compile_apart) -> dict[str, Any]:
+    """Compile, print, and return every figure in JSON's types; each program in a process of its own.
 
     Raises ConfigError for a config without groups, and ValueError as `Plan` does.
     """
@@ -54,139 +61,93 @@ def plan(config: RunConfig, settings: PlanSettings) -> dict[str, Any]:
         raise ConfigError(f"method is {config.method!r}; plan compiles the steps of grpo")
     model = PUBLISHED[settings.size] if settings.size else model_config(config)
     shapes = config_shapes(config, model)
-    name = settings.size or config.model
-    slices = [_plan_slice(config, model, shapes, open_slice(top), settings) for top in settings.topologies]
-    return {"model": name, "parameters": sum(costs.parameters(model).values()), "slices": slices}
-
-
-def _plan_slice(
-    config: RunConfig, model: Qwen2VLConfig, shapes: Shapes, where: Slice, settings: PlanSettings
-) -> dict[str, Any]:
-    made = Plan(config, model, shapes, where)
-    rows = []
-    for planned in made.compile(lambda name: name in settings.only):
-        rows.append(program_figures(made, planned))
-        print(
-            f"{where.name}: {planned.name} compiled in {planned.seconds:.0f} s", file=sys.stderr, flush=True
-        )
-    mesh = dict(made.mesh.shape)
-    figures = {
-        "topology": where.name,
-        "chips": where.size,
-        "mesh": mesh,
-        "memory_of_a_chip": where.chip.memory,
-        "held": {
-            "parameters": made.held.parameters,
-            "optimizer": made.held.optimizer,
-            "reference": made.held.reference,
-        },
-        "programs": rows,
-        "fits": all(row["fits"] for row in rows),
-        "predicted_seconds": sum(row["predicted_seconds"] for row in rows),
-    }
-    _show(figures)
-    if not figures["fits"]:
-        figures["changes"] = changes(made)
-        print("It does not fit. What would help:", *figures["changes"], sep="\n  - ")
-    return figures
-
-
-def program_figures(made: Plan, planned: Planned) -> dict[str, Any]:
-    """A program's memory on one chip, what it exchanges, and the time that is predicted for it."""
-    room = made.where.chip.memory
-    times = predicted(made, planned)
+    names = [name for name in step_programs(config) if name in settings.only]
+    if not names:
+        raise ConfigError(f"--only names {', '.join(settings.only)}, which is no part of this config's step")
+    work = _Work(config, model, shapes, settings, names, _told(compile))
+    one = work.search if settings.search else work.step
+    slices = [one(open_slice(name)) for name in settings.topologies]
+    show_assumptions()
     return {
-        "name": planned.name,
-        "compile_seconds": planned.seconds,
-        "memory": planned.memory,
-        "temporaries": planned.temporaries,
-        "fits": not planned.refused and planned.memory <= (1 - SPARE) * room,
-        "refused": planned.refused,
-        "received_bytes": planned.received,
-        "times": times,
-        "predicted_seconds": max(times["operations"], times["memory"]) + times["links"],
+        "model": settings.size or config.model,
+        "parameters": sum(costs.parameters(model).values()),
+        "slices": slices,
     }
 
 
-def predicted(made: Plan, planned: Planned) -> dict[str, float]:
-    """Seconds that operations, memory and links would take alone, at the assumed shares of their limits."""
-    config, model, lengths, chip = made.config, made.model, made.shapes.lengths, made.where.chip
-    size, replicas = 2, readers(made.mesh)
-    if planned.name == "sampling":
-        flops = costs.prefill(model, lengths) + costs.decode(model, lengths)
-        moved = costs.prefill_bytes(model, lengths, size, replicas=replicas)
-        moved += costs.decode_bytes(model, lengths, size, replicas=replicas)
-    elif planned.name == "scoring":
-        flops = costs.score(model, lengths)
-        moved = costs.score_bytes(model, lengths, size, replicas=replicas)
-    else:
-        parts, copies = config.gradient_accumulation_steps or 1, made.mesh.shape["data"]
-        layers = config.gradient_checkpointing
-        flops = costs.update(model, lengths, config.freeze)
-        flops += costs.recomputed(model, lengths, config.freeze, layers=layers)
-        moved = costs.update_bytes(
-            model, lengths, size, config.freeze, parts, replicas=replicas, copies=copies
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for every slice."""
+
+    config: RunConfig
+    model: Qwen2VLConfig
+    shapes: Shapes
+    settings: PlanSettings
+    names: Sequence[str]
+    compile: Compile
+
+    def step(self, where: Slice) -> dict[str, Any]:
+        """The config's own mesh on a slice; what would fit, where it does not."""
+        made = Plan(self.config, self.model, self.shapes, where)
+        verdict = judge(made, self.names, self.compile)
+        figures = verdict.figures()
+        show_step(figures)
+        if not verdict.fits and self.settings.changes:
+            figures |= self._changes(verdict)
+        return figures
+
+    def search(self, where: Slice) -> dict[str, Any]:
+        """The best mesh and micro-batches of a slice."""
+        settings = self.settings
+        found = candidates(self.config, self.model, self.shapes, where, self.names)
+        if not found:
+            raise ConfigError(
+                f"no mesh of {where.name}'s {where.size} chips divides prompts_per_step "
+                f"({self.config.prompts_per_step}) and the model's heads; change prompts_per_step"
+            )
+        found = search(
+            found, self.names, self.compile, wanted=settings.best, at_most=settings.compile_at_most
         )
-    return {
-        "operations": flops / (made.mesh.size * OF_PEAK * chip.limits.flops),
-        "memory": moved / (made.mesh.size * OF_BANDWIDTH * chip.limits.bandwidth),
-        "links": planned.received / (OF_LINKS * chip.links),
-    }
+        rows = [one.figures() for one in found]
+        compiled = sum(one.verdict is not None for one in found)
+        show_search(where.name, rows, compiled)
+        figures: dict[str, Any] = {"topology": where.name, "searched": rows, "compiled": compiled}
+        best = found[0].verdict
+        if best is None or not best.fits:
+            print(f"Nothing was found to fit {where.name}; --compile-at-most tries more than {compiled}.")
+            return figures | {"fits": False}
+        figures |= best.figures()
+        show_step(figures)
+        print(f"The best of them: {figures['flags']}")
+        return figures
 
+    def _changes(self, before: Verdict) -> dict[str, Any]:
+        at_most = self.settings.compile_at_most
+        tried = changes(before, self.names, self.compile, at_most=at_most)
+        rows = [one.figures() for one in tried]
+        show_changes(rows, self._hint(before))
+        what_fits = next((row for row in rows if row["state"] == "fits"), None)
+        if what_fits is not None:
+            show_step(what_fits)
+        return {"changes": rows, "what_fits": what_fits}
 
-def changes(made: Plan) -> list[str]:
-    """What would make room, the changes that leave every number as it is first; none of them was tried."""
-    config, mesh = made.config, dict(made.mesh.shape)
-    found = []
-    if mesh["data"] > 1:
-        found.append(
-            f"mesh.fsdp {mesh['fsdp'] * mesh['data']} and mesh.data 1: parameters are then shared out"
+    def _hint(self, before: Verdict) -> str:
+        reference = before.plan.held.reference
+        freed = (
+            f"beta 0 changes the objective, and frees the {reference / GIB:.1f} GiB of the reference model."
         )
-    if not config.gradient_checkpointing or config.gradient_checkpointing_policy != "full":
-        found.append("gradient_checkpointing true with the policy full: only the inputs of layers are kept")
-    most = max(possible_parts(config.prompts_per_step, readers(made.mesh)))
-    if most > max(config.gradient_accumulation_steps, 1):
-        found.append(f"gradient_accumulation_steps {most}: fewer samples at a time")
-    found += [f"a larger slice: {name}" for name in larger(made.where.name)[:1]]
-    if config.beta > 0:
-        found.append(f"beta 0: without a reference model, {made.held.reference / GIB:.1f} GiB a chip less")
-    return found
+        return freed if reference else ""
 
 
-def _show(figures: dict[str, Any]) -> None:
-    mesh = ", ".join(f"{axis} {size}" for axis, size in figures["mesh"].items())
-    held = ", ".join(f"{name} {_gib(size)}" for name, size in figures["held"].items())
-    room = figures["memory_of_a_chip"]
-    table = Table(
-        title=f"{figures['topology']}: {mesh}; held on a chip: {held}", box=None, title_justify="left"
-    )
-    for column in ("program", "a chip needs", "of", "fits", "received", "predicted", "compiled in"):
-        table.add_column(column, justify="left" if column == "program" else "right")
-    for row in figures["programs"]:
-        table.add_row(
-            row["name"],
-            f"more ({row['refused'][:60]})" if row["refused"] else _gib(row["memory"]),
-            _gib(room),
-            "yes" if row["fits"] else "no",
-            _gib(row["received_bytes"]),
-            f"{row['predicted_seconds']:.2f} s",
-            f"{row['compile_seconds']:.0f} s",
-        )
-    console = Console()
-    (console if console.is_terminal else Console(width=150)).print(table)
-    print(
-        f"Predicted: the greater of operations at {OF_PEAK:.0%} of the published peak and bytes at "
-        f"{OF_BANDWIDTH:.0%} of the bandwidth, and what is received at {OF_LINKS:.0%} of the links with "
-        f"nothing hidden. Fits: {SPARE:.0%} of the memory to spare."
-    )
+def _told(compile: Compile) -> Compile:
+    """Compile and say so, for the next takes minutes."""
 
+    def tell(job: Job) -> Planned:
+        planned = compile(job)
+        parts = job.config.gradient_accumulation_steps
+        what = f"{job.program} (micro-batches {parts})" if job.program == "update" else job.program
+        told = f"{job.topology}: {what} compiled in {planned.seconds:.0f} s"
+        print(f"{told}{', refused' if planned.refused else ''}", file=sys.stderr, flush=True)
+        return planned
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:,.2f} GiB"
-
-
-def parse_topologies(values: Sequence[str]) -> tuple[str, ...]:
-    """Names from repeated flags; raises ValueError when there is none."""
-    if not values:
-        raise ValueError("name a slice with --topology, such as v5e:4x4")
-    return tuple(values)
+    return tell

@@ -1,23 +1,27 @@
 """The programs of a config's step, compiled for the devices of a slice, from shapes alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
 import jax
 
 from vtzero.bench.shapes import Shapes
-from vtzero.config import RunConfig
+from vtzero.config import ConfigError, RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.parallel.mesh import make_mesh
+from vtzero.parallel.sharding import readers
 from vtzero.planning.chips import Slice
 from vtzero.planning.collectives import Exchange, exchanges
 from vtzero.training.blueprint import blueprint_from_shapes
 from vtzero.training.mesh_choice import chosen_mesh
-from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device
+from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device, possible_parts
 from vtzero.training.phases import Phases
+
+PROGRAMS = ("sampling", "scoring", "update")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Planned:
 
     `held` are the run's parameters, optimizer state and reference, whether this program reads them or not;
     `arguments` what else it is given, `temporaries` what it makes on its way, results included. A program
-    that the compiler refuses has the reason in `refused`, and only `held` is known.
+    that the compiler refuses has the reason in `refused`, and only `held` is known. `host_memory` is the most
+    that the compiling process had of this machine's.
     """
 
     name: str
@@ -36,6 +41,7 @@ class Planned:
     temporaries: int = 0
     exchanged: tuple[Exchange, ...] = ()
     refused: str = ""
+    host_memory: int = 0
 
     @property
     def memory(self) -> int:
@@ -49,11 +55,12 @@ class Planned:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes of a chip that a run holds all the time."""
+    """Bytes of a chip that a run holds all the time, and those of the gradient, which an update adds."""
 
     parameters: int
     optimizer: int
     reference: int
+    gradient: int
 
     @property
     def total(self) -> int:
@@ -63,10 +70,13 @@ class Held:
 class Plan:
     """A config's step on a slice.
 
-    Raises ValueError for a mesh that does not divide the devices, the heads or the batch.
+    Raises ConfigError for a method without rollouts, ValueError for a mesh that does not divide the devices,
+    the heads or the batch.
     """
 
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes, where: Slice):
+        if config.method != "grpo":
+            raise ConfigError(f"method is {config.method!r}; plan compiles the steps of grpo")
         dtype = "bfloat16" if config.dtype == "auto" else config.dtype
         # Of the layouts of short answers, the whole grid is what must fit.
         self.config = replace(config, dtype=dtype, packing=False, completion_length_buckets=())
@@ -78,28 +88,50 @@ class Plan:
         self._reference = self._state.trainable if config.beta > 0 else None
 
     @property
+    def axes(self) -> dict[str, int]:
+        """The sizes of the mesh."""
+        return dict(self.mesh.shape)
+
+    @property
+    def possible_parts(self) -> list[int]:
+        """Into how many micro-batches the update can be cut, the fewest first."""
+        return possible_parts(self.config.prompts_per_step, readers(self.mesh))
+
+    @cached_property
     def held(self) -> Held:
         state = self._state
         return Held(
             parameters=bytes_on_a_device((state.trainable, state.frozen)),
             optimizer=bytes_on_a_device(state.opt_state),
             reference=bytes_on_a_device(self._reference),
+            gradient=bytes_on_a_device(state.trainable),
         )
 
-    def compile(self, only: Callable[[str], bool] = lambda _: True) -> Iterator[Planned]:
-        """Compile the programs whose names are asked for, one after the other."""
-        config = replace(
-            self.config, gradient_accumulation_steps=self.config.gradient_accumulation_steps or 1
+    def cut(self, parts: int) -> "Plan":
+        """The same with another number of micro-batches."""
+        return Plan(
+            replace(self.config, gradient_accumulation_steps=parts), self.model, self.shapes, self.where
         )
+
+    def compile(self, name: str) -> Planned:
+        """Trace and compile one program.
+
+        Raises ValueError for the update of a config that leaves open into how many parts it is cut.
+        """
+        parts = self.config.gradient_accumulation_steps
+        if name == "update" and not parts:
+            raise ValueError(
+                "gradient_accumulation_steps is 0; choose with `cut` before compiling the update"
+            )
+        config = replace(self.config, gradient_accumulation_steps=parts or 1)
         phases = Phases(replace(self._blueprint, config=config))
-        reference = None if self._state.reference is not None else self._reference
+        start = perf_counter()
         with jax.set_mesh(self.mesh):
-            for name, compile_it in phases.declare(self._state, reference):
-                if only(name):
-                    yield self._planned(name, compile_it)
+            trace = dict(phases.programs(self._state, self._reference))[name]
+            return self._planned(name, trace(), start)
 
-    def _planned(self, name: str, compile_it: Callable[[], Any]) -> Planned:
-        start, held = perf_counter(), self.held
+    def _planned(self, name: str, compile_it: Callable[[], Any], start: float) -> Planned:
+        held = self.held
         try:
             compiled = compile_it()
         except jax.errors.JaxRuntimeError as error:
@@ -120,11 +152,17 @@ class Plan:
     def _own(self, name: str) -> int:
         """Bytes of the program's arguments that the run holds anyway."""
         held, state = self.held, self._state
-        if name.startswith("update"):
+        if name == "update":
             return held.parameters + held.optimizer + bytes_on_a_device(state.reference)
-        return held.parameters if name.startswith(("sampling", "vision", "scoring")) else 0
+        return held.parameters
 
     def _tokens_a_loop(self, name: str) -> int:
         """How often one of the sampler's loops runs, on average; other loops are counted by the compiler."""
         settings = self._blueprint.decoding
         return max(settings.max_completion_length // len(settings.lengths), 1) if name == "sampling" else 1
+
+
+def step_programs(config: RunConfig) -> tuple[str, ...]:
+    """The names of the programs of a config's step; some read the completions once more, some do not."""
+    scores = config.beta > 0 or config.num_iterations > 1
+    return tuple(name for name in PROGRAMS if scores or name != "scoring")

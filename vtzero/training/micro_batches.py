@@ -13,7 +13,7 @@ import jax
 from vtzero.parallel.program import Program
 
 # Of a device's memory: the rest is for what else is on it, and for what the allocator cannot fill.
-_USABLE = 0.9
+USABLE = 0.9
 
 
 def device_memory() -> int:
@@ -35,7 +35,7 @@ def fewest_parts(
 
     Raises ValueError when not even the most parts fit.
     """
-    limit = int(_USABLE * device_memory()) - beside
+    limit = int(USABLE * device_memory()) - beside
     needs = ""
     for parts in sorted(candidates):
         program = make(parts)

@@ -1,0 +1,11 @@
+"""Before any test imports JAX: libtpu, which is there to compile for slices, asks no cloud what it runs on.
+
+Else every process prints warnings on a machine that has no TPU. Where there is one, nothing is set.
+"""
+
+from glob import glob
+
+from vtzero.planning.environment import prepare_compiler
+
+if not glob("/dev/accel*") and not glob("/dev/vfio/*"):
+    prepare_compiler()
