@@ -166,7 +166,13 @@ class Plan:
             shardings=shardings,
             parts=parts,
             optimizer=optimizer,
-            decoding=DecodeSettings(config.max_completion_length, (_ANY_ID,), _ANY_ID, "policy"),
+            decoding=DecodeSettings(
+                config.max_completion_length,
+                (_ANY_ID,),
+                _ANY_ID,
+                "policy",
+                gather_weights=config.gather_for_generation,
+            ),
         )
         reference = state.trainable if config.beta > 0 else None
         return blueprint, state, reference

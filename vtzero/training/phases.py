@@ -159,12 +159,22 @@ class Phases:
         for layout in (None, *self.layouts):
             name = "" if layout is None else f", {layout}"
             packing = None if layout is None else self._blank_packing(layout)
-            if reference is not None or self._config.num_iterations > 1:
-                read = (state.trainable, state.frozen, prompts, drawn.ids, packing)
-                yield f"scoring{name}", self._score.declare(*read)
+            for reader, policy in self._scored(state, reference).items():
+                read = (policy, state.frozen, prompts, drawn.ids, packing)
+                yield f"{reader}{name}", self._score.declare(*read)
             rollout = self._blank_rollout(prompts, drawn, packing, reference is not None)
             arguments = (state, rollout, self._blank(jnp.int32, self._everywhere))
             yield f"update{name}", self._chosen_update(arguments, reference).declare(*arguments)
+
+    def _scored(self, state: TrainState, reference: Any | None) -> dict[str, Any]:
+        """By the name of its program, whose log-probabilities are taken beside the update's own.
+
+        A reference that is kept in another dtype than the policy has another program.
+        """
+        scored = {} if reference is None else {"scoring": reference}
+        if self._config.num_iterations > 1 and _dtypes(reference) != _dtypes(state.trainable):
+            scored["scoring before updates"] = state.trainable
+        return scored
 
     def _blank(self, dtype: Any, sharding: Any, *shape: int) -> Any:
         """An array's shape, and where it will lie."""
@@ -277,6 +287,10 @@ class Phases:
         return logps
 
 
+def _dtypes(tree: Any) -> list[Any]:
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+
 def _emptied(array: Any) -> Any:
     """An array, or the shape of one, without its patches."""
     if isinstance(array, jax.ShapeDtypeStruct):
@@ -292,7 +306,13 @@ def _weighed_as(rows: Any, everywhere: Any) -> Weighed:
 def decode_settings(setup: Setup, logps: Any) -> DecodeSettings:
     """The decode loop's shape for a run."""
     processor = setup.processor
-    return DecodeSettings(setup.config.max_completion_length, processor.stop_ids, processor.pad_id, logps)
+    return DecodeSettings(
+        setup.config.max_completion_length,
+        processor.stop_ids,
+        processor.pad_id,
+        logps,
+        gather_weights=setup.config.gather_for_generation,
+    )
 
 
 def sampling_parameters(config: RunConfig, banned_ids: tuple[int, ...]) -> SamplingParameters:
