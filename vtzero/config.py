@@ -48,6 +48,7 @@ class RunConfig:
     attention: Literal["auto", "xla", "blocked", "cudnn", "splash"] = "auto"
     freeze: tuple[str, ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    gather_for_generation: bool = True
 
     # Data and prompts
     data: tuple[str, ...] = ("scenes",)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.collectives import collectives, elements
 from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -141,6 +142,31 @@ def test_sampled_tokens_equal_one_device(sizes):
     tokens = np.asarray(outcome(ONE_DEVICE).tokens)
     assert len(np.unique(tokens)) > 10
     np.testing.assert_array_equal(outcome(sizes).tokens, tokens)
+
+
+@pytest.mark.parametrize("gather", [True, False])
+def test_decoding_exchanges_no_weights(gather):
+    # Not even where nothing is gathered before: this compiler takes such a gather out of the loop by itself.
+    mesh = make_mesh(MeshSettings(data=1, fsdp=8, tensor=1))
+    tokens, exchanged = sampled_and_exchanged(mesh, replace(SETTINGS, gather_weights=gather))
+    np.testing.assert_array_equal(tokens, outcome(ONE_DEVICE).tokens)
+    # The drawn tokens' ids and embeddings; the width of an embedding is divided.
+    assert exchanged <= BATCH * GROUP * (1 + model().config.text.hidden_size)
+
+
+def sampled_and_exchanged(mesh: Mesh, settings: DecodeSettings) -> tuple[np.ndarray, int]:
+    """Sampled tokens, and the elements that all collectives of the decoding loop give for one of them."""
+    parts, trainable, frozen = split_model(*nnx.split(model()))
+    weights = jax.device_put((trainable, frozen), shard_params((trainable, frozen), mesh))
+    prompts, parameters = rollout().prompts, SamplingParameters(temperature=0.7, banned_ids=BANNED)
+    with jax.set_mesh(mesh):
+        sampler = Sampler(parts.merge, settings)
+        keys = sample_keys(jax.random.key(3), 0, jnp.arange(BATCH), GROUP)
+        keys = jax.device_put(keys, batch_sharding(mesh))
+        arguments = (weights, shard_batch(prompts, mesh), keys, parameters)
+        tokens = np.asarray(sampler(*arguments).ids)
+        _, inside = collectives(sampler.declare(*arguments)().as_text())
+    return tokens, sum(map(elements, (shape for shape, _ in inside)))
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)

@@ -1,6 +1,5 @@
 """Log-probabilities of a head divided over eight devices against one. Run by `test_eight_devices.py`."""
 
-import re
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fixtures.collectives import collectives, elements
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,7 +17,6 @@ from vtzero.parallel.sharding import BATCH_AXES, parameter_spec
 
 MESHES = [(8, 1, 1), (2, 2, 2), (1, 4, 2), (1, 1, 8)]
 ROWS, VOCAB, WIDTH, CHUNK = 64, 96, 16, 16
-COLLECTIVE = re.compile(r"= (.*) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\S*\(")
 
 
 def random_inputs(rows: int = ROWS, vocab: int = VOCAB, width: int = WIDTH) -> tuple[jax.Array, ...]:
@@ -53,18 +52,6 @@ def place(mesh: Mesh, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     )
 
 
-def collectives(compiled: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(result shape, name) of each collective: of those outside of loops, and of those in them."""
-    bodies = set(re.findall(r"body=%?([\w.\-]+)", compiled))
-    outside: list[tuple[str, str]] = []
-    inside: list[tuple[str, str]] = []
-    for computation in re.split(r"\n(?=\S)", compiled):
-        name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", computation)
-        found = inside if name is not None and name[1] in bodies else outside
-        found += COLLECTIVE.findall(computation)
-    return outside, inside
-
-
 def assert_equal_one_device(actual: Any, inputs: tuple[jax.Array, ...]) -> None:
     for result, exact in zip(actual, jax.jit(results)(*inputs), strict=True):
         scale = np.abs(exact).max()
@@ -95,21 +82,25 @@ def test_what_does_not_divide_equals_one_device(shape):
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
-def test_devices_exchange_before_and_after_the_loops_and_no_logits(sizes):
+def test_devices_exchange_blocks_of_the_head_and_no_logits(sizes):
     mesh = make_mesh(MeshSettings(*sizes))
     inputs = place(mesh, random_inputs())
     where = (None, None, inputs[0].sharding, inputs[1].sharding)
     with jax.set_mesh(mesh):
         compiled = jax.jit(results, out_shardings=where).lower(*inputs).compile().as_text()
+    readers, ids = mesh.shape["data"] * mesh.shape["fsdp"], VOCAB // mesh.shape["tensor"]
+    rows, block = ROWS // readers, -(-ids * (CHUNK // readers) // (ROWS // readers))
+    assert f"f32[{rows},{block}]" in compiled
     outside, inside = collectives(compiled)
-    assert not inside
-    # The head for the two passes, which XLA may merge; the results are gathered where they are whole.
-    gathered = [shape for shape, name in outside if name == "all-gather"]
-    heads = [shape for shape in gathered if f",{WIDTH}]" in shape]
-    assert len(heads) <= (2 if mesh.shape["fsdp"] > 1 else 0)
-    ids, rows = VOCAB // mesh.shape["tensor"], CHUNK // (mesh.shape["data"] * mesh.shape["fsdp"])
-    assert f"f32[{rows},{ids}]" in compiled
-    assert not [shape for shape, _ in outside if f",{ids}]" in shape or f",{VOCAB}]" in shape]
+    gathers = [shape for shape, name in inside if name == "all-gather"]
+    sums = [shape for shape, name in inside if name != "all-gather"]
+    # A block of the head in each pass, and the block's gradient over both axes of rows.
+    assert len(gathers) == (2 if mesh.shape["fsdp"] > 1 else 0)
+    assert len(sums) == sum(mesh.shape[axis] > 1 for axis in BATCH_AXES)
+    assert all(elements(shape) <= block * WIDTH for shape in gathers + sums)
+    # The hidden states' gradients over the vocabulary, and results where they are whole.
+    assert all(elements(shape) <= ROWS * WIDTH for shape, _ in outside)
+    assert not [shape for shape, _ in outside + inside if f"[{rows},{block}]" in shape]
 
 
 def test_logits_over_a_divided_vocabulary_are_never_whole():
@@ -117,5 +108,6 @@ def test_logits_over_a_divided_vocabulary_are_never_whole():
     inputs = place(mesh, random_inputs())
     with jax.set_mesh(mesh):
         compiled = jax.jit(results).lower(*inputs).compile().as_text()
-    assert f"f32[{CHUNK},{VOCAB // 8}]" in compiled
-    assert f"f32[{CHUNK},{VOCAB}]" not in compiled
+    block = VOCAB // 8 * CHUNK // ROWS
+    assert f"f32[{ROWS},{block}]" in compiled
+    assert f"f32[{ROWS},{VOCAB // 8}]" not in compiled

@@ -15,6 +15,8 @@ from vtzero.parallel.head import HeadLayout, head_layout
 
 # Below any logit, yet finite: the largest logit of a share of the vocabulary that is banned altogether.
 _LOWEST = -1e30
+# A large block of ids is a multiple of a TPU's vector length, and of every shorter one.
+_LANES = 128
 
 
 def chunked_logprobs(
@@ -33,13 +35,14 @@ def chunked_logprobs(
     float32, and the gradient of `head` is summed in float32 whatever its dtype. The entropy, in nats, carries
     no gradient.
 
-    Logits exist for `chunk` rows at a time. The backward pass computes them again, and adds every chunk's
-    share of the head's gradient to one array. `chunk` counts the rows of all devices together: each of d
-    devices takes chunk / d rows of its own at a time.
+    Logits of all rows exist for one block of ids after the other, so many as `chunk` whole rows have. The
+    backward pass computes them again, and finishes the head's gradient block by block: no array but the
+    head's own share and its gradient has the size of the head. `chunk` counts the rows of all devices
+    together: each of d devices has the logits of chunk / d whole rows at a time.
 
     On a mesh of `data`, `fsdp` and `tensor` (`jax.set_mesh`) a device works on its own rows and ids: each
-    pass gathers the head over `fsdp` once, before its loop, and sums over devices once, after it. Without a
-    mesh set, XLA follows the shardings of the inputs, and may sum the head's gradient in every chunk.
+    pass gathers a block of the head over `fsdp`, and sums the block's gradient over devices, each keeping
+    its part. Without a mesh set, XLA follows the shardings of the inputs.
 
     A banned id has probability exactly 0, so the log-probability of a banned target is -inf; its gradient
     stays finite. A target outside the vocabulary gives a number without meaning. Rows with either must be
@@ -64,12 +67,22 @@ class _Settings(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Of each row over the ids of one device; x are the logits."""
+    """Of each row over some ids; x are the logits."""
 
-    target: Float[Array, " rows"]  # x of the target, 0 where another device has it
+    target: Float[Array, " rows"]  # x of the target, 0 where it is not among them
     largest: Float[Array, " rows"]  # m = max x
     total: Float[Array, " rows"]  # sum exp(x - m)
     moment: Float[Array, " rows"]  # sum exp(x - m) (x - m)
+
+
+class _Block(NamedTuple):
+    """Some of a device's ids: where they start among its own, and which of them no block before had."""
+
+    start: Int[Array, ""]
+    head: Float[Array, "ids width"]
+    ids: Int[Array, " ids"]
+    allowed: Bool[Array, " ids"]
+    is_new: Bool[Array, " ids"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -109,16 +122,19 @@ def _forward_of_share(
     settings: _Settings, layout: HeadLayout, rows: tuple[Array, Array], head: Array, allowed: Array
 ) -> tuple[Array, Array, Array]:
     """Log-probability, entropy and log normalizer of a device's rows."""
-    wide_head = layout.whole_width(head.astype(rows[0].dtype))
-    ids = layout.first_id(head.shape[0]) + jnp.arange(head.shape[0])
+    hidden, targets = rows
+    count, size = _blocks(settings, layout, len(hidden), len(head))
 
-    def of_chunk(chunk: tuple[Array, Array]) -> _Sums:
-        hidden, targets = chunk
-        logits = _product("cw,vw->cv", hidden, wide_head) / settings.temperature
-        return _sums(logits, ids == targets[:, None], allowed)
+    def add_block(sums: _Sums, number: Array) -> tuple[_Sums, None]:
+        block = _block(number, size, layout, hidden.dtype, head, allowed)
+        logits = _product("rw,vw->rv", hidden, block.head) / settings.temperature
+        is_target = (block.ids == targets[:, None]) & block.is_new
+        return _joined(sums, _sums(logits, is_target, block.allowed & block.is_new)), None
 
-    sums = jax.lax.map(of_chunk, _split(rows, settings.chunk // layout.row_shards))
-    return _distribution(_join(sums, rows[0]), layout)
+    zeros = layout.zeros((len(hidden),), layout.axes)
+    nothing = _Sums(zeros, zeros + _LOWEST, zeros, zeros)
+    sums, _ = jax.lax.scan(add_block, nothing, jnp.arange(count))
+    return _distribution(sums, layout)
 
 
 def _backward_of_share(
@@ -128,25 +144,53 @@ def _backward_of_share(
 
     `rows` are hidden states, targets, log normalizers, and gradients by log p over the temperature.
     """
-    wide_head = layout.whole_width(head.astype(rows[0].dtype))
-    ids = layout.first_id(head.shape[0]) + jnp.arange(head.shape[0])
+    hidden, targets, log_normalizers, weights = rows
+    count, size = _blocks(settings, layout, len(hidden), len(head))
 
-    def add_chunk(of_head: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
-        hidden, targets, log_normalizers, weights = chunk
-        # Computed again even where all logits would fit: on a CPU core, 1,024 ids and chunks of 256 rows,
-        # keeping them saved 12 % at 2,048 rows of width 256 (40.0 to 35.1 ms) and cost 7 % at 8,192 rows of
-        # width 128 (91.7 to 98.3 ms), where it took 32 MiB more.
-        logits = _product("cw,vw->cv", hidden, wide_head) / settings.temperature
+    def add_block(gradients: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
+        of_hidden, of_head = gradients
+        block = _block(number, size, layout, hidden.dtype, head, allowed)
+        logits = _product("rw,vw->rv", hidden, block.head) / settings.temperature
         probabilities = jnp.exp(logits - log_normalizers[:, None])
-        of_logits = weights[:, None] * ((ids == targets[:, None]) - probabilities)
-        of_logits = jnp.where(allowed, of_logits, 0.0).astype(hidden.dtype)
-        of_hidden = _product("cv,vw->cw", of_logits, wide_head)
-        return of_head + _product("cv,cw->vw", of_logits, hidden), of_hidden
+        of_logits = weights[:, None] * ((block.ids == targets[:, None]) - probabilities)
+        of_logits = jnp.where(block.allowed, of_logits, 0.0).astype(hidden.dtype)
+        of_block = layout.sum_over_rows(_product("rv,rw->vw", of_logits, hidden)).astype(head.dtype)
+        new = jnp.where(block.is_new, of_logits, 0)
+        of_hidden += _product("rv,vw->rw", new, block.head)
+        return (of_hidden, jax.lax.dynamic_update_slice_in_dim(of_head, of_block, block.start, 0)), None
 
-    start = layout.zeros(wide_head.shape)
-    of_head, of_hidden = jax.lax.scan(add_chunk, start, _split(rows, settings.chunk // layout.row_shards))
-    of_hidden = layout.sum_over_ids(_join(of_hidden, rows[0]))
-    return of_hidden.astype(rows[0].dtype), layout.sum_over_rows(of_head).astype(head.dtype)
+    start = (
+        layout.zeros(hidden.shape, layout.axes),
+        layout.zeros(head.shape, layout.head_axes).astype(head.dtype),
+    )
+    (of_hidden, of_head), _ = jax.lax.scan(add_block, start, jnp.arange(count))
+    return layout.sum_over_ids(of_hidden).astype(hidden.dtype), of_head
+
+
+def _blocks(settings: _Settings, layout: HeadLayout, rows: int, ids: int) -> tuple[int, int]:
+    """Into how many blocks a device's ids are cut, and of what size."""
+    chunk = max(1, settings.chunk // layout.row_shards)
+    size = -(-ids * chunk // max(rows, 1))
+    if size > _LANES:
+        size = -(-size // _LANES) * _LANES
+    size = min(size, ids)
+    return -(-ids // size), size
+
+
+def _block(
+    number: Array, size: int, layout: HeadLayout, dtype: jnp.dtype, head: Array, allowed: Array
+) -> _Block:
+    """The block of this number; the last one reaches back over ids of the one before it."""
+    start = jnp.minimum(number * size, len(head) - size)
+    places = start + jnp.arange(size)
+    part = jax.lax.dynamic_slice_in_dim(head, start, size).astype(dtype)
+    return _Block(
+        start=start,
+        head=layout.whole_width(part),
+        ids=layout.first_id(len(head)) + places,
+        allowed=jax.lax.dynamic_slice_in_dim(allowed, start, size),
+        is_new=places >= number * size,
+    )
 
 
 def _product(axes: str, left: Array, right: Array) -> Array:
@@ -169,15 +213,27 @@ def _sums(
     )
 
 
+def _joined(one: _Sums, other: _Sums) -> _Sums:
+    """The sums over the ids of both."""
+    largest = jnp.maximum(one.largest, other.largest)
+    one, other = _shifted(one, largest), _shifted(other, largest)
+    return _Sums(one.target + other.target, largest, one.total + other.total, one.moment + other.moment)
+
+
+def _shifted(sums: _Sums, largest: Float[Array, " rows"]) -> _Sums:
+    """The same sums with respect to another m."""
+    shift = sums.largest - largest
+    scale = jnp.exp(shift)
+    moment = scale * (sums.moment + shift * sums.total)
+    return sums._replace(largest=largest, total=scale * sums.total, moment=moment)
+
+
 def _distribution(share: _Sums, layout: HeadLayout) -> tuple[Array, Array, Array]:
     """Log-probability of the target, entropy and log normalizer, from the sums of every device."""
-    largest = layout.largest_over_ids(share.largest)
-    shift = share.largest - largest
-    scale = jnp.exp(shift)
-    parts = (share.target, scale * share.total, scale * (share.moment + shift * share.total))
-    target, total, moment = layout.sum_over_ids(parts)
+    sums = _shifted(share, layout.largest_over_ids(share.largest))
+    target, total, moment = layout.sum_over_ids((sums.target, sums.total, sums.moment))
     log_total = jnp.log(total)
-    log_normalizer = largest + log_total
+    log_normalizer = sums.largest + log_total
     return target - log_normalizer, log_total - moment / total, log_normalizer
 
 
@@ -190,29 +246,5 @@ def _unpad(rows: Any, like: Array) -> Any:
     return jax.tree.map(lambda array: array[: like.shape[0]], rows)
 
 
-def _split(rows: Any, chunk: int) -> Any:
-    """(rows, ...) -> (chunks, chunk, ...), zero-padded; chunk i takes rows i, i + chunks, i + 2 chunks, ...
-
-    Equal distances, not neighbours: the axis that is looped over must not be the one rows are sharded on.
-    """
-
-    def split(array: Array) -> Array:
-        chunks = max(1, -(-array.shape[0] // max(1, chunk)))
-        even = max(1, -(-array.shape[0] // chunks))  # as many chunks, but of even size: little is padding
-        padded = _pad_rows(array, chunks * even - array.shape[0])
-        return padded.reshape(even, chunks, *array.shape[1:]).swapaxes(0, 1)
-
-    return jax.tree.map(split, rows)
-
-
 def _pad_rows(array: Array, count: int) -> Array:
     return jnp.pad(array, [(0, count)] + [(0, 0)] * (array.ndim - 1)) if count else array
-
-
-def _join(chunks: Any, like: Array) -> Any:
-    """Undoes `_split`: the rows of `like`, without padding."""
-
-    def join(array: Array) -> Array:
-        return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])[: like.shape[0]]
-
-    return jax.tree.map(join, chunks)

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from vtzero.models.attention.devices import target_platform
+from vtzero.parallel.sharding import keep_in_place
 
 Stack = tuple[int, ...]
 INITIALIZER_RANGE = 0.02
@@ -113,7 +114,7 @@ def scan_layers(
     depth = jax.tree.leaves(state)[0].shape[0]
 
     def step(carry: Any, layer_state: Any) -> tuple[Any, Any]:
-        return body(nnx.merge(graphdef, layer_state), carry)
+        return body(nnx.merge(graphdef, keep_in_place(layer_state)), carry)
 
     return jax.lax.scan(_rematerialised(step, remat), carry, state, unroll=depth <= UNROLLED_DEPTH)
 

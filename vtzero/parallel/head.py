@@ -10,12 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from vtzero.parallel.mesh import AXES
-from vtzero.parallel.sharding import BATCH_AXES, parameter_spec
+from vtzero.parallel.sharding import BATCH_AXES, mesh_in_context, parameter_spec
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,15 @@ class HeadLayout:
             return head
         return jax.lax.all_gather(head, self.width_axis, axis=1, tiled=True)
 
-    def zeros(self, shape: tuple[int, ...]) -> Float[Array, "ids width"]:
-        """float32 zeros to which each device adds what its own rows and ids give."""
+    @property
+    def head_axes(self) -> tuple[str, ...]:
+        """The axes that divide the head."""
+        return tuple(axis for axis in (self.vocab_axis, self.width_axis) if axis is not None)
+
+    def zeros(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> Float[Array, "..."]:
+        """float32 zeros, to which each device along `axes` adds what is its own."""
         start = jnp.zeros(shape, jnp.float32)
-        return jax.lax.pcast(start, self.axes, to="varying") if self.axes else start
+        return jax.lax.pcast(start, axes, to="varying") if axes else start
 
     def sum_over_rows(self, of_head: Float[Array, "ids width"]) -> Float[Array, "ids part"]:
         """The sum over the devices' rows, each device keeping its own part of the width."""
@@ -95,9 +98,8 @@ def head_layout(shape: tuple[int, ...]) -> HeadLayout:
 
     It is undivided when none is set, and on any that has not the axes of `mesh.AXES`, of type Auto.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    automatic = all(kind is AxisType.Auto for kind in mesh.axis_types)
-    if not automatic or not set(AXES) <= set(mesh.axis_names):
+    mesh = mesh_in_context()
+    if mesh is None:
         return HeadLayout()
     # Axes of one device are left out, since XLA:CPU copies an array that it gathers from one device.
     vocab_axis, width_axis = (

@@ -11,8 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from vtzero.parallel.mesh import AXES
 
 RULES: tuple[tuple[str, P], ...] = (
     (r"(embed_tokens|lm_head)/weight", P("tensor", "fsdp")),
@@ -31,6 +34,8 @@ STACKS = (r"visual/blocks/", r"model/layers/")
 """Where parameters have a leading layer axis, which is not divided."""
 
 BATCH_AXES = ("data", "fsdp")
+SHARED_OUT = "fsdp"
+"""The axis whose devices hold parts of the parameters and compute with all of them."""
 
 
 def shard_params(params: Any, mesh: Mesh) -> Any:
@@ -55,6 +60,57 @@ def parameter_spec(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -
             stacked = any(stack in path for stack in STACKS)
             return _fit((None, *spec) if stacked else tuple(spec), shape, mesh)
     raise ValueError(f"{path}: no rule says how to shard this parameter; add one to RULES in {__name__}")
+
+
+def mesh_in_context() -> AbstractMesh | None:
+    """The mesh that is set (`jax.set_mesh`); None without one that has the axes of `mesh.AXES`, all Auto."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind is AxisType.Auto for kind in mesh.axis_types)
+    return mesh if automatic and set(AXES) <= set(mesh.axis_names) else None
+
+
+def keep_in_place(params: Any) -> Any:
+    """The same parameters, held where the table puts them on the mesh that is set, and their gradients too.
+
+    Inside of a loop over layers, this is what makes a layer's gradient lie there as soon as it is computed,
+    instead of whole on every device.
+    """
+    return _hold(params, ())
+
+
+def gathered(params: Any) -> Any:
+    """The same parameters, whole along `fsdp` on the mesh that is set."""
+    return _hold(params, (SHARED_OUT,))
+
+
+def by_samples(activations: Array) -> Array:
+    """Activations, samples first, each device with all of its own samples on the mesh that is set.
+
+    A table of embeddings whose width is divided would otherwise have the width of all that follows divided.
+    """
+    mesh = mesh_in_context()
+    if mesh is None or activations.shape[0] % readers(mesh):
+        return activations
+    return jax.lax.with_sharding_constraint(activations, P(BATCH_AXES, *(None,) * (activations.ndim - 1)))
+
+
+def is_divided() -> bool:
+    """Whether the mesh that is set divides parameters over devices that each need all of them."""
+    mesh = mesh_in_context()
+    return mesh is not None and mesh.shape[SHARED_OUT] > 1
+
+
+def _hold(params: Any, whole_over: tuple[str, ...]) -> Any:
+    mesh = mesh_in_context()
+    if mesh is None or mesh.size == 1:
+        return params
+
+    def hold(path: tuple[Any, ...], leaf: Any) -> Any:
+        spec = parameter_spec(_join(path), leaf.shape, mesh)
+        kept = (None if axis in whole_over else axis for axis in spec)
+        return jax.lax.with_sharding_constraint(leaf, P(*kept))
+
+    return jax.tree_util.tree_map_with_path(hold, params)
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
@@ -116,7 +172,7 @@ def shapes_at(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(shape, shardings, tree)
 
 
-def readers(mesh: Mesh) -> int:
+def readers(mesh: Mesh | AbstractMesh) -> int:
     """How many devices, or groups of them along `tensor`, read all weights for a part of the batch each."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 

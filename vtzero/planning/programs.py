@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vtzero.bench.shapes import Shapes
 from vtzero.config import ConfigError, RunConfig
@@ -20,6 +21,7 @@ from vtzero.training.blueprint import blueprint_from_shapes
 from vtzero.training.mesh_choice import chosen_mesh
 from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device, possible_parts
 from vtzero.training.phases import Phases
+from vtzero.training.state import TrainState
 
 PROGRAMS = ("sampling", "scoring", "update")
 
@@ -85,7 +87,7 @@ class Plan:
         self.mesh = make_mesh(settings, list(where.devices))
         buckets = Buckets(shapes.prompt, shapes.patches)
         self._blueprint, self._state = blueprint_from_shapes(self.config, model, buckets, self.mesh)
-        self._reference = self._state.trainable if config.beta > 0 else None
+        self._reference = _reference(self._state) if config.beta > 0 else None
 
     @property
     def axes(self) -> dict[str, int]:
@@ -166,3 +168,13 @@ def step_programs(config: RunConfig) -> tuple[str, ...]:
     """The names of the programs of a config's step; some read the completions once more, some do not."""
     scores = config.beta > 0 or config.num_iterations > 1
     return tuple(name for name in PROGRAMS if scores or name != "scoring")
+
+
+def _reference(state: TrainState) -> Any:
+    """The reference model's shapes: one that moves is float32, one that stays is as its folder has it.
+
+    Every published Qwen2-VL is stored in bfloat16.
+    """
+    if state.reference is not None:
+        return state.reference
+    return jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), state.trainable)

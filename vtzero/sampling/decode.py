@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from vtzero.models.qwen2_vl.decoder import CompletionCache, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.model import Qwen2VL, last_hidden
+from vtzero.parallel.sharding import gathered
 from vtzero.sampling.filters import ban_ids, draw, filter_logits, log_probability
 from vtzero.sampling.parameters import SamplingParameters
 
@@ -51,6 +52,8 @@ class DecodeSettings:
     `logps`: which log-probabilities are recorded: all three, the policy's, or none. Each costs a pass over
     the vocabulary for every token. `cache_lengths`: the lengths that the completions' cache has in turn; None
     stands for `growing_lengths(max_completion_length)`, one length for a cache that never grows.
+    `gather_weights`: of weights divided over the mesh's `fsdp`, each device makes a whole copy before the
+    loop; else it receives the others' parts again for every token (TRL's `ds3_gather_for_generation`).
     """
 
     max_completion_length: int
@@ -58,6 +61,7 @@ class DecodeSettings:
     pad_id: int
     logps: LogProbabilities = "all"
     cache_lengths: tuple[int, ...] | None = None
+    gather_weights: bool = True
 
     def __post_init__(self) -> None:
         if self.max_completion_length < 1:
@@ -140,7 +144,7 @@ def sample_groups(
     first = jnp.broadcast_to(last_hidden(hidden, prompts)[:, None], (*keys.shape, hidden.shape[-1]))
     loop = _start(model, prompts, first, parameters, settings)
 
-    weights = _Weights(model.model.unstacked(hidden.dtype), model.head.astype(hidden.dtype))
+    weights = _weights(model, hidden.dtype, settings.gather_weights)
 
     def body(loop: _Loop) -> _Loop:
         return _step(model, weights, prompts, prompt_cache, keys, parameters, settings, loop)
@@ -149,6 +153,11 @@ def sample_groups(
         loop = replace(loop, cache=loop.cache.grown(length))
         loop = jax.lax.while_loop(partial(_goes_on, jnp.minimum(limit, length)), body, loop)
     return loop.completions
+
+
+def _weights(model: Qwen2VL, dtype: jnp.dtype, gather: bool) -> _Weights:
+    layers, head = model.model.unstacked(dtype, gather=gather), model.head.astype(dtype)
+    return _Weights(layers, gathered({"lm_head": {"weight": head}})["lm_head"]["weight"] if gather else head)
 
 
 def _goes_on(end: Int[Array, ""], loop: _Loop) -> Bool[Array, ""]:

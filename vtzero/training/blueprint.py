@@ -83,7 +83,7 @@ def blueprint_from_shapes(
         shardings=shardings,
         parts=parts,
         optimizer=optimizer,
-        decoding=DecodeSettings(config.max_completion_length, (_NEVER,), pad_id=0, logps="policy"),
+        decoding=_decoding(config, (_NEVER,), pad_id=0, logps="policy"),
         banned_ids=model.vision_token_ids,
     )
     return blueprint, shapes_at(state, shardings)
@@ -92,4 +92,12 @@ def blueprint_from_shapes(
 def decode_settings(setup: Setup, logps: LogProbabilities) -> DecodeSettings:
     """The decode loop's shape for a run."""
     processor = setup.processor
-    return DecodeSettings(setup.config.max_completion_length, processor.stop_ids, processor.pad_id, logps)
+    return _decoding(setup.config, processor.stop_ids, processor.pad_id, logps)
+
+
+def _decoding(
+    config: RunConfig, stop_ids: tuple[int, ...], pad_id: int, logps: LogProbabilities
+) -> DecodeSettings:
+    return DecodeSettings(
+        config.max_completion_length, stop_ids, pad_id, logps, gather_weights=config.gather_for_generation
+    )

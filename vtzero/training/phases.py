@@ -168,6 +168,10 @@ class Phases:
             scorer = state.trainable if reference is None else reference
             read = (scorer, state.frozen, prompts, drawn.ids, packing)
             yield program_name("scoring", layout), partial(self._score.declare, *read)
+            # A reference that is kept in another dtype than the policy has a program of its own.
+            if old is not None and _dtypes(scorer) != _dtypes(state.trainable):
+                read = (state.trainable, *read[1:])
+                yield program_name("scoring before updates", layout), partial(self._score.declare, *read)
             rollout = rollout_of(prompts, drawn, weighed, old, None if reference is None else logps, packing)
             arguments = (state, rollout, weighed.total_tokens)
             yield program_name("update", layout), partial(self._declare_update, arguments, reference)
@@ -321,3 +325,7 @@ def _worth_compiling(config: RunConfig) -> tuple[Packed, ...]:
     most = config.max_prompt_length + group * length
     found = layouts(group, length)
     return tuple(item for item in found if group * length - item.slots >= _LEAST_SAVING * most)
+
+
+def _dtypes(tree: Any) -> list[Any]:
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]

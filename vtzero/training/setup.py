@@ -220,19 +220,22 @@ def moves_reference(config: RunConfig) -> bool:
 def reference_parameters(setup: Setup, run_folder: Path) -> Any:
     """The trainable parameters as they were before the first update, for a KL penalty whose reference stays.
 
-    They are read from the model's folder again, so that no checkpoint needs to hold them.
+    They are read from the model's folder again, so that no checkpoint needs to hold them, and keep the dtype
+    that they have there: bfloat16 takes half the memory, and what is computed from it is the same.
     """
-    _, graphdef, params = _load(setup.config, run_folder, setup.mesh)
+    _, graphdef, params = _load(setup.config, run_folder, setup.mesh, parameter_dtype=None)
     return split_model(graphdef, params, setup.config.freeze)[1]
 
 
-def _load(config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh) -> tuple[Path, Any, Any]:
+def _load(
+    config: RunConfig, run_folder: Path, mesh: jax.sharding.Mesh, parameter_dtype: Any = jnp.float32
+) -> tuple[Path, Any, Any]:
     folder = starting_folder(config, run_folder)
     shardings = _shardings(folder, mesh)
     graphdef, params = load_model(
         folder,
         dtype=compute_dtype(config.dtype),
-        parameter_dtype=jnp.float32,
+        parameter_dtype=parameter_dtype,
         sharding=shardings,
         remat=remat_of(config),
         attention=config.attention,

@@ -18,6 +18,7 @@ from vtzero.models.attention.decode import as_key_cache, as_value_cache, decode_
 from vtzero.models.layers import Embedding, Linear, Remat, RMSNorm, Stack, layer_at, scan_layers
 from vtzero.models.qwen2_vl.config import TextConfig
 from vtzero.models.qwen2_vl.rope import mrope_cos_sin, rotate
+from vtzero.parallel.sharding import gathered, is_divided
 
 Hidden = Float[Array, "*batch length width"]
 
@@ -208,8 +209,10 @@ class Decoder(nnx.Module):
             hidden = layer.finish(hidden, attended[:, :, None])
         return self.norm(hidden)[:, :, 0], CompletionCache(tuple(keys), tuple(values))
 
-    def unstacked(self, dtype: jnp.dtype) -> list[DecoderLayer] | None:
+    def unstacked(self, dtype: jnp.dtype, *, gather: bool = False) -> list[DecoderLayer] | None:
         """Each layer's weights by themselves, in the dtype that decoding computes in; None to spare a copy.
+
+        With `gather`, weights that are divided over the mesh's `fsdp` are made whole.
 
         A decoding loop would otherwise take every layer out of the stacked weights, and convert it, for every
         token: twice the bytes with float32 weights for bfloat16 products. Where nothing is to be converted
@@ -217,10 +220,11 @@ class Decoder(nnx.Module):
         """
         weights = jax.tree.leaves(nnx.state(self.layers))
         converts = any(leaf.dtype != dtype for leaf in weights)
-        if not converts and sum(leaf.nbytes for leaf in weights) > _HELD_TWICE:
+        gather = gather and is_divided()
+        if not converts and not gather and sum(leaf.nbytes for leaf in weights) > _HELD_TWICE:
             return None
         layers = (layer_at(self.layers, index) for index in range(self.config.num_hidden_layers))
-        return [_converted(layer, dtype) for layer in layers]
+        return [_ready(layer, dtype, gather) for layer in layers]
 
     def empty_cache(self, batch: int, group: int, length: int, dtype: jnp.dtype) -> CompletionCache:
         """An all-zero completion cache of `length` slots."""
@@ -244,9 +248,10 @@ class Decoder(nnx.Module):
 _HELD_TWICE = 64 * 2**20
 
 
-def _converted(layer: DecoderLayer, dtype: jnp.dtype) -> DecoderLayer:
+def _ready(layer: DecoderLayer, dtype: jnp.dtype, gather: bool) -> DecoderLayer:
     graphdef, state = nnx.split(layer)
-    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype), state))
+    converted = jax.tree.map(lambda leaf: leaf.astype(dtype), state)
+    return nnx.merge(graphdef, gathered(converted) if gather else converted)
 
 
 def _put(cache: Array, new: Array, slot: Int[Array, ""], axis: int) -> Array:

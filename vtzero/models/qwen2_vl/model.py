@@ -17,6 +17,7 @@ from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.decoder import CompletionCache, Decoder, DecoderLayer, PromptCache
 from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.models.qwen2_vl.vision import VisionEncoder
+from vtzero.parallel.sharding import by_samples
 
 
 class Qwen2VL(nnx.Module):
@@ -47,7 +48,7 @@ class Qwen2VL(nnx.Module):
 
     def embed_prompts(self, prompts: Prompts) -> Float[Array, "batch prompt width"]:
         """Token embeddings with image features in the place of image tokens."""
-        embeddings = self.model.embed_tokens(prompts.ids).astype(self.dtype)
+        embeddings = self._embed(prompts.ids)
         features = self._features(prompts)
         if features is None:
             return embeddings
@@ -55,6 +56,9 @@ class Qwen2VL(nnx.Module):
         order = jnp.clip(jnp.cumsum(is_image, axis=1) - 1, 0, features.shape[1] - 1)
         placed = jnp.take_along_axis(features, order[..., None], axis=1)
         return jnp.where(is_image[..., None], placed, embeddings)
+
+    def _embed(self, ids: Int[Array, "batch *tokens"]) -> Float[Array, "batch *tokens width"]:
+        return by_samples(self.model.embed_tokens(ids).astype(self.dtype))
 
     def _features(self, prompts: Prompts) -> Float[Array, "batch tokens width"] | None:
         """From wherever the prompts stand on their way through the vision encoder; None without images."""
@@ -89,7 +93,7 @@ class Qwen2VL(nnx.Module):
         With `segments`, a row of a group holds several completions one after the other: a token sees the
         prompt and those before it that carry its number (0 is padding).
         """
-        embeddings = self.model.embed_tokens(completion_ids).astype(self.dtype)
+        embeddings = self._embed(completion_ids)
         shape = completion_ids.shape
         steps = jnp.broadcast_to(jnp.arange(shape[2]), shape) if segments is None else _steps(segments)
         positions = prompts.start[:, None, None] + steps
@@ -107,7 +111,7 @@ class Qwen2VL(nnx.Module):
         layers: Sequence[DecoderLayer] | None = None,
     ) -> tuple[Float[Array, "batch group width"], CompletionCache]:
         """Append one token to every completion; the hidden states from which the next is drawn."""
-        embeddings = self.model.embed_tokens(tokens).astype(self.dtype)
+        embeddings = self._embed(tokens)
         return self.model.decode_step(embeddings, positions, slot, prompt, cache, layers)
 
     def logits(

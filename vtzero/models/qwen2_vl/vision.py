@@ -9,6 +9,7 @@ from vtzero.models.attention import Kernel, image_attention
 from vtzero.models.layers import LayerNorm, Linear, Remat, Stack, normal, scan_layers
 from vtzero.models.qwen2_vl.config import VisionConfig
 from vtzero.models.qwen2_vl.rope import rotate, vision_cos_sin
+from vtzero.parallel.sharding import by_samples
 
 
 class PatchEmbed(nnx.Module):
@@ -119,7 +120,7 @@ class VisionEncoder(nnx.Module):
         cos, sin = vision_cos_sin(positions, self.config.head_dim, self.config.rope_theta)
         hidden, _ = scan_layers(
             self.blocks,
-            self.patch_embed(patches),
+            by_samples(self.patch_embed(patches)),
             lambda block, x: (block(x, cos, sin, segments, self.attention), None),
             remat=self.remat,
         )
