@@ -1,4 +1,4 @@
-"""Collectives of a program's text, counted by hand; the lines are the TPU compiler's, cut short."""
+"""Collectives of a text, counted by hand; lines are copied from the TPU compiler or made after its own."""
 
 import pytest
 
