@@ -243,6 +243,8 @@ class _Run:
             "tokens": self._totals.tokens,
             "phases": dict(self._totals.phases),
         }
+        # The first process still writes its logs. Waiting for it here can be interrupted, in Orbax it cannot.
+        tell_all(index)
         self._checkpoints.save(index, self._state, extra)
 
     def _export(self) -> None:
