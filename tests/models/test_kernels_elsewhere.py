@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from vtzero.models.attention import cudnn, group_attention, image_attention, prompt_attention, xla
 from vtzero.models.attention.decode import as_key_cache, as_value_cache, decode_attention
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.planning.chips import prepare_environment
+from vtzero.planning.environment import prepare_environment
 
 PROMPT, GROUP, LENGTH, PATCHES = 512, 8, 704, 1564
 BATCH_AXES = ("data", "fsdp")

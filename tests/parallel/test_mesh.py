@@ -23,7 +23,7 @@ from vtzero.parallel.sharding import (
     shard_batch,
     shard_params,
 )
-from vtzero.planning.chips import prepare_environment
+from vtzero.planning.environment import prepare_environment
 
 
 @pytest.mark.parametrize(
