@@ -75,12 +75,12 @@ def keep_in_place(params: Any) -> Any:
     Inside of a loop over layers, this is what makes a layer's gradient lie there as soon as it is computed,
     instead of whole on every device.
     """
-    return _hold(params, ())
+    return _hold(params)
 
 
-def gathered(params: Any) -> Any:
-    """The same parameters, whole along `fsdp` on the mesh that is set."""
-    return _hold(params, (SHARED_OUT,))
+def gathered(params: Any, at: str = "") -> Any:
+    """The same parameters, whole along `fsdp` on the mesh that is set; `at` is the path of a single one."""
+    return _hold(params, at, whole_over=SHARED_OUT)
 
 
 def by_samples(activations: Array) -> Array:
@@ -100,14 +100,14 @@ def is_divided() -> bool:
     return mesh is not None and mesh.shape[SHARED_OUT] > 1
 
 
-def _hold(params: Any, whole_over: tuple[str, ...]) -> Any:
+def _hold(params: Any, at: str = "", whole_over: str | None = None) -> Any:
     mesh = mesh_in_context()
     if mesh is None or mesh.size == 1:
         return params
 
     def hold(path: tuple[Any, ...], leaf: Any) -> Any:
-        spec = parameter_spec(_join(path), leaf.shape, mesh)
-        kept = (None if axis in whole_over else axis for axis in spec)
+        spec = parameter_spec(_join(path) or at, leaf.shape, mesh)
+        kept = (None if axis == whole_over else axis for axis in spec)
         return jax.lax.with_sharding_constraint(leaf, P(*kept))
 
     return jax.tree_util.tree_map_with_path(hold, params)

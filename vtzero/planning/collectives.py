@@ -75,8 +75,10 @@ def exchanges(program: str, *, trips: int = 1) -> list[Exchange]:
             times = _times(line, computations, trips)
             here = (one for other in called for one in other)
             # A part of a chain is one until the chain is whole, which it is where no fusion is around it.
-            chain = " fusion(" in line
-            found += [replace(one, times=one.times * times, chain=one.chain * chain) for one in here]
+            in_fusion = " fusion(" in line
+            found += [
+                replace(one, times=one.times * times, chain=one.chain if in_fusion else "") for one in here
+            ]
         return _whole(found)
 
     return sorted(inside(entry), key=lambda one: -one.total)

@@ -86,22 +86,23 @@ def _update(plan: Plan) -> tuple[float, float]:
 def estimated_received(plan: Plan, name: str) -> float:
     """Bytes that a chip receives, by what each axis must exchange.
 
-    `fsdp` gathers the weights for every pass (the sampler its layers once, its head for each token) and
-    scatters the gradient, `data` adds the gradient up, `tensor` adds up two partial results a layer and pass.
+    `fsdp` gathers the weights for every pass (the sampler once, or for each token without
+    `gather_for_generation`) and scatters the gradient, `data` adds the gradient up, `tensor` adds up two
+    partial results a layer and pass.
     """
     if name == "sampling":
-        head = costs.parameters(plan.model)["embedding"]
-        return _gathered(plan) + plan.shapes.completion * _gathered(plan, head) + _summed(plan)
+        passes = 1 if plan.config.gather_for_generation else plan.shapes.completion
+        return passes * _gathered(plan) + _summed(plan)
     if name == "scoring":
         return _gathered(plan) + _summed(plan)
     parts = plan.config.gradient_accumulation_steps or 1
     return parts * (2 * _gathered(plan) + _gradients(plan)) + 2 * _summed(plan)
 
 
-def _gathered(plan: Plan, numbers: int | None = None) -> float:
-    """So many weights of the computation, or all of them, once."""
+def _gathered(plan: Plan) -> float:
+    """All weights once, in the dtype of the computation."""
     fsdp, tensor = plan.axes["fsdp"], plan.axes["tensor"]
-    numbers = sum(costs.parameters(plan.model).values()) if numbers is None else numbers
+    numbers = sum(costs.parameters(plan.model).values())
     return numbers * _itemsize(plan) / tensor * (fsdp - 1) / fsdp
 
 

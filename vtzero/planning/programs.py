@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from vtzero.bench.shapes import Shapes
-from vtzero.config import ConfigError, RunConfig
+from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.parallel.mesh import make_mesh
@@ -70,15 +70,12 @@ class Held:
 
 
 class Plan:
-    """A config's step on a slice.
+    """A step of GRPO on a slice.
 
-    Raises ConfigError for a method without rollouts, ValueError for a mesh that does not divide the devices,
-    the heads or the batch.
+    Raises ValueError for a mesh that does not divide the devices, the heads or the batch.
     """
 
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes, where: Slice):
-        if config.method != "grpo":
-            raise ConfigError(f"method is {config.method!r}; plan compiles the steps of grpo")
         dtype = "bfloat16" if config.dtype == "auto" else config.dtype
         # Of the layouts of short answers, the whole grid is what must fit.
         self.config = replace(config, dtype=dtype, packing=False, completion_length_buckets=())
@@ -153,10 +150,11 @@ class Plan:
 
     def _own(self, name: str) -> int:
         """Bytes of the program's arguments that the run holds anyway."""
-        held, state = self.held, self._state
+        state = self._state
         if name == "update":
-            return held.parameters + held.optimizer + bytes_on_a_device(state.reference)
-        return held.parameters
+            return bytes_on_a_device(state)
+        scorer = state.trainable if name != "scoring" or self._reference is None else self._reference
+        return bytes_on_a_device((scorer, state.frozen))
 
     def _tokens_a_loop(self, name: str) -> int:
         """How often one of the sampler's loops runs, on average; other loops are counted by the compiler."""

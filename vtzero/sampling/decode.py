@@ -157,7 +157,7 @@ def sample_groups(
 
 def _weights(model: Qwen2VL, dtype: jnp.dtype, gather: bool) -> _Weights:
     layers, head = model.model.unstacked(dtype, gather=gather), model.head.astype(dtype)
-    return _Weights(layers, gathered({"lm_head": {"weight": head}})["lm_head"]["weight"] if gather else head)
+    return _Weights(layers, gathered(head, at="lm_head/weight") if gather else head)
 
 
 def _goes_on(end: Int[Array, ""], loop: _Loop) -> Bool[Array, ""]:

@@ -69,7 +69,12 @@ class LoadedModel:
         self.pieces = (params,)
         self.prompt_length = settings.max_prompt_length
         decode = DecodeSettings(
-            settings.max_completion_length, self.processor.stop_ids, self.processor.pad_id, "none"
+            settings.max_completion_length,
+            self.processor.stop_ids,
+            self.processor.pad_id,
+            "none",
+            # Here weights are divided only where a device would be filled by all of them (`mesh_of_all`).
+            gather_weights=False,
         )
         self.sampler = Sampler(partial(nnx.merge, graphdef), decode)
         self.banned_ids = self.processor.config.vision_token_ids

@@ -21,17 +21,15 @@ from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig, TextConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
 from vtzero.parallel.mesh import AXES
 from vtzero.training.grpo import reward_functions
-from vtzero.training.huggingface import read_config
 from vtzero.training.mesh_choice import chosen_mesh
 from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import OptimizerSettings
 from vtzero.training.setup import (
-    BLANK,
     check_attention,
     check_batch,
     check_heads,
     compute_dtype,
-    model_folder,
+    folder_network,
     moves_reference,
     training_source,
 )
@@ -170,14 +168,14 @@ def model_config(config: RunConfig) -> Qwen2VLConfig:
 
     Raises ConfigError when it is neither.
     """
-    name = "tiny" if config.model == BLANK else config.model
     try:
-        return read_config(model_folder(name))
+        return folder_network(config)
     except FileNotFoundError:
-        known = Path(name).name.removesuffix("-Instruct")
+        known = Path(config.model).name.removesuffix("-Instruct")
         if known not in PUBLISHED:
             raise ConfigError(
-                f"model {name!r} is no folder, nor the name of a published size ({', '.join(PUBLISHED)})"
+                f"model {config.model!r} is no folder, nor the name of a published size "
+                f"({', '.join(PUBLISHED)})"
             ) from None
         return PUBLISHED[known]
 

@@ -26,7 +26,7 @@ from vtzero.models.attention import choose_kernel
 from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
-from vtzero.parallel.mesh import MeshSettings, make_mesh
+from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.parallel.sharding import shard_params, state_sharding
@@ -90,11 +90,14 @@ def remat_of(config: RunConfig) -> Remat:
 
 def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     """Build all parts of a run and the state before its first update."""
-    mesh = make_mesh(_mesh_settings(config))
+    network = folder_network(config)
+    # Processes may run on hosts that differ, and must choose the same mesh.
+    memory = min(tell_all(device_memory()))
+    mesh = make_mesh(chosen_mesh(config, network, jax.device_count(), memory))
     check_batch(config, dict(mesh.shape))
     check_attention(config, mesh.devices.flat[0].platform)
     template = prompt_template(config.prompt_template)
-    check_heads(read_config(starting_folder(config, run_folder)), mesh.shape["tensor"])
+    check_heads(network, mesh.shape["tensor"])
     folder, graphdef, params = _load(config, run_folder, mesh)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     parts, trainable, frozen = split_model(graphdef, params, config.freeze)
@@ -122,11 +125,12 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     return setup, state
 
 
-def _mesh_settings(config: RunConfig) -> MeshSettings:
-    # The blank model's folder is written later, for a run that can start; its network is the tiny one's.
-    model = read_config(model_folder(TINY_BASE if config.model == BLANK else config.model))
-    # Processes may run on hosts that differ, and must choose the same.
-    return chosen_mesh(config, model, jax.device_count(), min(tell_all(device_memory())))
+def folder_network(config: RunConfig) -> Qwen2VLConfig:
+    """The network of a config's model folder; the blank model, whose folder a run writes, has the tiny one's.
+
+    Raises FileNotFoundError when there is no such folder.
+    """
+    return read_config(model_folder(TINY_BASE if config.model == BLANK else config.model))
 
 
 def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
