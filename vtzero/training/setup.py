@@ -225,7 +225,7 @@ def reference_parameters(setup: Setup, run_folder: Path) -> Any:
     """The trainable parameters as they were before the first update, for a KL penalty whose reference stays.
 
     They are read from the model's folder again, so that no checkpoint needs to hold them, and keep the dtype
-    that they have there: bfloat16 takes half the memory, and what is computed from it is the same.
+    that they have there: bfloat16 takes half the memory, and widened it would hold the same numbers.
     """
     _, graphdef, params = _load(setup.config, run_folder, setup.mesh, parameter_dtype=None)
     return split_model(graphdef, params, setup.config.freeze)[1]
