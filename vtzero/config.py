@@ -48,7 +48,7 @@ class RunConfig:
     attention: Literal["auto", "xla", "blocked", "cudnn", "splash"] = "auto"
     freeze: tuple[str, ...] = ()
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    gather_for_generation: bool = True
+    gather_for_generation: bool | None = None
 
     # Data and prompts
     data: tuple[str, ...] = ("scenes",)

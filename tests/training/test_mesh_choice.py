@@ -6,7 +6,7 @@ import pytest
 from vtzero.config import MeshConfig, RunConfig
 from vtzero.models.qwen2_vl.config import PUBLISHED
 from vtzero.training.huggingface import read_config
-from vtzero.training.mesh_choice import chosen_mesh, fewest_sharers, state_bytes
+from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh, fewest_sharers, state_bytes
 from vtzero.training.setup import model_folder, reference_parameters, set_up
 
 GIB = 2**30
@@ -47,3 +47,23 @@ def test_bytes_are_those_of_the_arrays_that_a_run_holds(changes, tmp_path):
     reference = reference_parameters(setup, tmp_path) if config.beta else None
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, reference)))
     assert state_bytes(config, read_config(model_folder(config.model))) == held
+
+
+@pytest.mark.parametrize(
+    ("size", "mesh", "memory", "gathers"),
+    [
+        ("Qwen2-VL-2B", {"fsdp": 4, "tensor": 1}, 15.75, True),  # 7.2 GiB held, a copy of 4.1
+        ("Qwen2-VL-7B", {"fsdp": 16, "tensor": 1}, 15.75, False),  # the copy alone takes 15.4
+        ("Qwen2-VL-7B", {"fsdp": 4, "tensor": 4}, 15.75, True),
+        ("Qwen2-VL-72B", {"fsdp": 64, "tensor": 1}, 95.74, False),
+        ("Qwen2-VL-72B", {"fsdp": 8, "tensor": 8}, 95.74, True),
+    ],
+    ids=str,
+)
+def test_a_rollout_gathers_the_weights_where_the_copy_leaves_room(size, mesh, memory, gathers):
+    config = RunConfig(dtype="bfloat16")
+    decided = chosen_gathering(config, PUBLISHED[size], mesh, int(memory * GIB))
+    assert decided.gather_for_generation is gathers
+    for said in (True, False):
+        config = RunConfig(gather_for_generation=said)
+        assert chosen_gathering(config, PUBLISHED[size], mesh, int(memory * GIB)) == config

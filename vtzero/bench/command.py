@@ -34,8 +34,9 @@ from vtzero.data.processor import Processor
 from vtzero.models.qwen2_vl.config import PUBLISHED
 from vtzero.models.qwen2_vl.costs import parameters
 from vtzero.training.ceilings import Limits, Measured, measure, published
+from vtzero.training.outline import compute_dtype
 from vtzero.training.recipe import model_config
-from vtzero.training.setup import BLANK, compute_dtype, model_folder
+from vtzero.training.setup import BLANK, model_folder
 
 GROUPED, GROWTH, SHORT, FILTERS = "grouped", "growth", "short", "filters"
 

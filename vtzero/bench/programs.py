@@ -22,11 +22,12 @@ from vtzero.parallel.processes import on_host
 from vtzero.parallel.sharding import shard_batch
 from vtzero.sampling.decode import Completions
 from vtzero.training.blueprint import blueprint_from_shapes
-from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import decays
+from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, rollout_of
-from vtzero.training.setup import check_attention, compute_dtype
+from vtzero.training.setup import check_attention
 from vtzero.training.state import Metrics, TrainState
 
 
@@ -39,9 +40,12 @@ class Programs:
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes):
         self.config, self.model, self.shapes = config, model, shapes
         self.dtype = compute_dtype(config.dtype)
-        self.mesh = make_mesh(chosen_mesh(config, model, jax.device_count(), device_memory()))
+        memory = device_memory()
+        self.mesh = make_mesh(chosen_mesh(config, model, jax.device_count(), memory))
+        config = chosen_gathering(config, model, self.mesh.shape, memory)
         buckets = Buckets(shapes.prompt, shapes.patches)
-        self._blueprint, self._abstract = blueprint_from_shapes(config, model, buckets, self.mesh)
+        made = blueprint_from_shapes(config, model, buckets, self.mesh)
+        self._blueprint, self._abstract, self._abstract_reference = made
         self.phases = Phases(self._blueprint)
         self.prompts: Prompts = shard_batch(random_prompts(shapes, model), self.mesh)
         self.state = self._made_up_state()
@@ -79,8 +83,7 @@ class Programs:
 
     def traced(self, name: str) -> Callable[[], Callable[[], Any]]:
         """What traces the program of this name; see `Phases.programs`."""
-        reference = self._abstract.trainable if self.config.beta > 0 else None
-        return dict(self.phases.programs(self._abstract, reference))[name]
+        return dict(self.phases.programs(self._abstract, self._abstract_reference))[name]
 
     @cached_property
     def seen(self) -> Prompts:
@@ -144,7 +147,7 @@ class Programs:
             return
         shardings, policy = self._blueprint.shardings, self.state.trainable
         moments = jax.jit(self._blueprint.optimizer.init, out_shardings=shardings.opt_state)(policy)
-        reference = jax.tree.map(jnp.copy, policy) if self.config.beta > 0 else None
+        reference = jax.tree.map(_copy, policy, self._abstract_reference) if self.config.beta > 0 else None
         moves = shardings.reference is not None
         self._reference = None if moves else reference
         self.state = replace(self.state, opt_state=moments, reference=reference if moves else None)
@@ -158,6 +161,10 @@ class Programs:
 def _made_up_start(shapes: TrainState) -> TrainState:
     trainable, frozen = made_up(shapes.trainable), made_up(shapes.frozen)
     return replace(shapes, step=jnp.int32(0), trainable=trainable, frozen=frozen)
+
+
+def _copy(array: Array, shape: jax.ShapeDtypeStruct) -> Array:
+    return jnp.array(array, shape.dtype, copy=True)
 
 
 def made_up(shapes: Any) -> Any:

@@ -1,23 +1,24 @@
 """What to change where a step does not fit: compiled in order until one does.
 
 Changes that keep every number as it is come first, each on top of those before it: parameters shared out over
-all of `data`, layers recomputed, more micro-batches, more of `tensor`. Then come larger slices.
+all of `data`, no whole copy of the weights in a rollout, layers recomputed, more micro-batches, more of
+`tensor`. Then come larger slices.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vtzero.config import MeshConfig, RunConfig
 from vtzero.planning.chips import larger, open_slice
 from vtzero.planning.programs import Plan
-from vtzero.planning.search import candidates, meshes
+from vtzero.planning.search import candidates, meshes, shown_too_large
 from vtzero.planning.verdict import Compile, Verdict, flags, hopeless, judge
 
 
 @dataclass(frozen=True)
 class Change:
-    """A changed plan and, where it was compiled, its verdict."""
+    """A changed plan and its verdict; None where it is known without compiling that it needs too much."""
 
     plan: Plan
     verdict: Verdict | None
@@ -26,7 +27,7 @@ class Change:
         """In JSON's types."""
         named = {"topology": self.plan.where.name, "flags": flags(self.plan)}
         if self.verdict is None:
-            return named | {"state": "holds too much"}
+            return named | {"state": "needs too much"}
         state = "fits" if self.verdict.fits else "does not fit"
         return named | {"state": state} | self.verdict.figures()
 
@@ -40,7 +41,7 @@ def changes(before: Verdict, names: Sequence[str], compile: Compile, *, at_most:
         if _key(changed) in seen:
             continue
         seen.add(_key(changed))
-        if hopeless(changed, names):
+        if hopeless(changed, names) or shown_too_large(changed, [before, *(one.verdict for one in tried)]):
             tried.append(Change(changed, None))
             continue
         if compiled == at_most:
@@ -60,9 +61,11 @@ def _key(plan: Plan) -> tuple[str, str]:
 def _changed(before: Verdict, names: Sequence[str]) -> Iterator[Plan]:
     """Plans that need less of a chip, the nearest to the config's own first."""
     plan = before.plan
-    config = plan.config
-    for config in _same_numbers(plan, update=any(one.name == "update" for one in before.misfits)):
+    config = plan.asked
+    for config in _same_numbers(plan, {one.name for one in before.misfits}):
         yield Plan(config, plan.model, plan.shapes, plan.where)
+    # A larger slice may have room for a copy of the weights again.
+    config = replace(config, gather_for_generation=plan.asked.gather_for_generation)
     for name in larger(plan.where.name):
         found = candidates(config, plan.model, plan.shapes, open_slice(name), names)
         # Of each slice the mesh that is estimated to be the fastest, and the one that leaves most room.
@@ -76,12 +79,15 @@ def _room_taken(plan: Plan) -> tuple[int, int]:
     return plan.held.total, -plan.config.gradient_accumulation_steps
 
 
-def _same_numbers(plan: Plan, *, update: bool) -> Iterator[RunConfig]:
-    """Another mesh, and what helps an `update` alone where that is what does not fit."""
-    config, (data, fsdp, tensor) = plan.config, plan.axes.values()
+def _same_numbers(plan: Plan, misfits: Collection[str]) -> Iterator[RunConfig]:
+    """Another mesh, and what helps the programs that do not fit."""
+    config, (data, fsdp, tensor) = plan.asked, plan.axes.values()
     config = replace(config, mesh=MeshConfig(data=1, fsdp=data * fsdp, tensor=tensor))
     yield config
-    if update:
+    if "sampling" in misfits:
+        config = replace(config, gather_for_generation=False)
+        yield config
+    if "update" in misfits:
         config = replace(config, gradient_checkpointing=True, gradient_checkpointing_policy="full")
         yield config
         for parts in plan.possible_parts:
@@ -91,5 +97,5 @@ def _same_numbers(plan: Plan, *, update: bool) -> Iterator[RunConfig]:
     for mesh in meshes(config, plan.model, plan.mesh.size):
         if mesh.tensor > tensor and mesh.data == 1:
             moved = Plan(replace(config, mesh=mesh), plan.model, plan.shapes, plan.where)
-            config = moved.cut(max(moved.possible_parts)).config if update else moved.config
+            config = moved.cut(max(moved.possible_parts)).asked if "update" in misfits else moved.asked
             yield config

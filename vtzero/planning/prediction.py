@@ -3,6 +3,7 @@
 Before anything is compiled, what the chips exchange is estimated too. Predictions; no chip has checked one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def estimated(plan: Plan, name: str) -> Times:
 
 
 def _times(plan: Plan, name: str, received: float) -> Times:
-    flops, moved = {"sampling": _sampling, "scoring": _scoring, "update": _update}[name](plan)
+    flops, moved = _WORK[name](plan)
     chip, chips = plan.where.chip, plan.mesh.size
     return Times(
         operations=flops / (chips * OF_PEAK * chip.limits.flops),
@@ -55,20 +56,26 @@ def _itemsize(plan: Plan) -> int:
 
 def _sampling(plan: Plan) -> tuple[float, float]:
     """Operations, and bytes of memory, of all chips together."""
-    model, lengths, size, replicas = plan.model, plan.shapes.lengths, _itemsize(plan), readers(plan.mesh)
+    model, lengths, size, replicas = plan.model, plan.lengths, _itemsize(plan), readers(plan.mesh)
     moved = costs.prefill_bytes(model, lengths, size, replicas=replicas)
     moved += costs.decode_bytes(model, lengths, size, replicas=replicas)
     return costs.prefill(model, lengths) + costs.decode(model, lengths), moved
 
 
+def _vision(plan: Plan) -> tuple[float, float]:
+    far, images = plan.lengths.seen or "features", plan.lengths.images
+    moved = costs.see_bytes(plan.model, images, _itemsize(plan), far, replicas=readers(plan.mesh))
+    return costs.see(plan.model, images, far), moved
+
+
 def _scoring(plan: Plan) -> tuple[float, float]:
-    model, lengths = plan.model, plan.shapes.lengths
+    model, lengths = plan.model, plan.lengths
     moved = costs.score_bytes(model, lengths, _itemsize(plan), replicas=readers(plan.mesh))
     return costs.score(model, lengths), moved
 
 
 def _update(plan: Plan) -> tuple[float, float]:
-    config, model, lengths = plan.config, plan.model, plan.shapes.lengths
+    config, model, lengths = plan.config, plan.model, plan.lengths
     flops = costs.update(model, lengths, config.freeze)
     flops += costs.recomputed(model, lengths, config.freeze, layers=config.gradient_checkpointing)
     moved = costs.update_bytes(
@@ -83,6 +90,9 @@ def _update(plan: Plan) -> tuple[float, float]:
     return flops, moved
 
 
+_WORK = {"vision": _vision, "sampling": _sampling, "scoring": _scoring, "update": _update}
+
+
 def estimated_received(plan: Plan, name: str) -> float:
     """Bytes that a chip receives, by what each axis must exchange.
 
@@ -90,6 +100,8 @@ def estimated_received(plan: Plan, name: str) -> float:
     `gather_for_generation`) and scatters the gradient, `data` adds the gradient up, `tensor` adds up two
     partial results a layer and pass.
     """
+    if name == "vision":
+        return _gathered(plan, ("vision", "merger")) + _summed(plan)
     if name == "sampling":
         passes = 1 if plan.config.gather_for_generation else plan.shapes.completion
         return passes * _gathered(plan) + _summed(plan)
@@ -99,10 +111,11 @@ def estimated_received(plan: Plan, name: str) -> float:
     return parts * (2 * _gathered(plan) + _gradients(plan)) + 2 * _summed(plan)
 
 
-def _gathered(plan: Plan) -> float:
-    """All weights once, in the dtype of the computation."""
+def _gathered(plan: Plan, parts: Collection[str] | None = None) -> float:
+    """All weights, or those of some parts, once in the dtype of the computation."""
     fsdp, tensor = plan.axes["fsdp"], plan.axes["tensor"]
-    numbers = sum(costs.parameters(plan.model).values())
+    counts = costs.parameters(plan.model)
+    numbers = sum(count for part, count in counts.items() if parts is None or part in parts)
     return numbers * _itemsize(plan) / tensor * (fsdp - 1) / fsdp
 
 
@@ -119,7 +132,7 @@ def _summed(plan: Plan) -> float:
         plan.axes["tensor"],
         plan.model.text,
         plan.model.vision,
-        plan.shapes.lengths,
+        plan.lengths,
     )
     tokens = lengths.prompt_tokens + lengths.completion_tokens
     numbers = tokens * text.num_hidden_layers * text.hidden_size

@@ -7,23 +7,22 @@ from time import perf_counter
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from vtzero.bench.shapes import Shapes
 from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
+from vtzero.models.qwen2_vl.costs import Lengths
 from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.sharding import readers
 from vtzero.planning.chips import Slice
 from vtzero.planning.collectives import Exchange, exchanges
 from vtzero.training.blueprint import blueprint_from_shapes
-from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device, possible_parts
-from vtzero.training.phases import Phases
-from vtzero.training.state import TrainState
+from vtzero.training.phases import Phases, seen_once
 
-PROGRAMS = ("sampling", "scoring", "update")
+PROGRAMS = ("vision", "sampling", "scoring", "update")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Held:
 
 
 class Plan:
-    """A step of GRPO on a slice.
+    """A step of GRPO on a slice; `asked` is the config with what the slice decides still open.
 
     Raises ValueError for a mesh that does not divide the devices, the heads or the batch.
     """
@@ -78,13 +77,15 @@ class Plan:
     def __init__(self, config: RunConfig, model: Qwen2VLConfig, shapes: Shapes, where: Slice):
         dtype = "bfloat16" if config.dtype == "auto" else config.dtype
         # Of the layouts of short answers, the whole grid is what must fit.
-        self.config = replace(config, dtype=dtype, packing=False, completion_length_buckets=())
+        config = replace(config, dtype=dtype, packing=False, completion_length_buckets=())
+        self.asked = config
         self.model, self.shapes, self.where = model, shapes, where
-        settings = chosen_mesh(config, model, where.size, where.chip.memory)
-        self.mesh = make_mesh(settings, list(where.devices))
+        memory = where.chip.memory
+        self.mesh = make_mesh(chosen_mesh(config, model, where.size, memory), list(where.devices))
+        self.config = chosen_gathering(config, model, self.mesh.shape, memory)
         buckets = Buckets(shapes.prompt, shapes.patches)
-        self._blueprint, self._state = blueprint_from_shapes(self.config, model, buckets, self.mesh)
-        self._reference = _reference(self._state) if config.beta > 0 else None
+        made = blueprint_from_shapes(self.config, model, buckets, self.mesh)
+        self._blueprint, self._state, self._reference = made
 
     @property
     def axes(self) -> dict[str, int]:
@@ -106,11 +107,21 @@ class Plan:
             gradient=bytes_on_a_device(state.trainable),
         )
 
+    @cached_property
+    def lengths(self) -> Lengths:
+        """What there is to do, where the images are read once a step for all its programs."""
+        return replace(self.shapes.lengths, seen=self._phases.seen)
+
+    @cached_property
+    def _phases(self) -> Phases:
+        parts = self.config.gradient_accumulation_steps or 1
+        config = replace(self.config, gradient_accumulation_steps=parts)
+        return Phases(replace(self._blueprint, config=config))
+
     def cut(self, parts: int) -> "Plan":
         """The same with another number of micro-batches."""
-        return Plan(
-            replace(self.config, gradient_accumulation_steps=parts), self.model, self.shapes, self.where
-        )
+        asked = replace(self.asked, gradient_accumulation_steps=parts)
+        return Plan(asked, self.model, self.shapes, self.where)
 
     def compile(self, name: str) -> Planned:
         """Trace and compile one program.
@@ -122,11 +133,9 @@ class Plan:
             raise ValueError(
                 "gradient_accumulation_steps is 0; choose with `cut` before compiling the update"
             )
-        config = replace(self.config, gradient_accumulation_steps=parts or 1)
-        phases = Phases(replace(self._blueprint, config=config))
         start = perf_counter()
         with jax.set_mesh(self.mesh):
-            trace = dict(phases.programs(self._state, self._reference))[name]
+            trace = dict(self._phases.programs(self._state, self._reference))[name]
             return self._planned(name, trace(), start)
 
     def _planned(self, name: str, compile_it: Callable[[], Any], start: float) -> Planned:
@@ -163,16 +172,10 @@ class Plan:
 
 
 def step_programs(config: RunConfig) -> tuple[str, ...]:
-    """The names of the programs of a config's step; some read the completions once more, some do not."""
-    scores = config.beta > 0 or config.num_iterations > 1
-    return tuple(name for name in PROGRAMS if scores or name != "scoring")
+    """The names of the programs of a config's step.
 
-
-def _reference(state: TrainState) -> Any:
-    """The reference model's shapes: one that moves is float32, one that stays is as its folder has it.
-
-    Every published Qwen2-VL is stored in bfloat16.
+    `vision` is a program of its own where it is frozen, and `scoring` where completions are read once more.
     """
-    if state.reference is not None:
-        return state.reference
-    return jax.tree.map(lambda leaf: leaf.update(dtype=jnp.bfloat16), state.trainable)
+    scores = config.beta > 0 or config.num_iterations > 1
+    runs = {"vision": seen_once(config) is not None and config.max_images != 0, "scoring": scores}
+    return tuple(name for name in PROGRAMS if runs.get(name, True))

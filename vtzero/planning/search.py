@@ -81,7 +81,7 @@ def search(
             break
         if one.state != "not compiled":
             continue
-        if _shown_too_large(one.plan, judged):
+        if shown_too_large(one.plan, [other.verdict for other in judged]):
             judged[number] = replace(one, state="needs too much")
             continue
         verdict = judge(one.plan, names, compile, hurry=True)
@@ -97,11 +97,17 @@ def _place(one: Candidate) -> tuple[int, float]:
     return _ORDER.index(one.state), one.seconds if seconds is None else seconds
 
 
-def _shown_too_large(plan: Plan, judged: Sequence[Candidate]) -> bool:
-    """Whether another of this mesh shows that it cannot fit."""
+def shown_too_large(plan: Plan, verdicts: Sequence[Verdict | None]) -> bool:
+    """Whether a verdict on it in another number of micro-batches shows that it cannot fit."""
     parts = plan.config.gradient_accumulation_steps
-    verdicts = [other.verdict for other in judged if other.plan.axes == plan.axes]
-    return any(verdict is not None and _excludes(verdict, parts) for verdict in verdicts)
+    others = (other for other in verdicts if other is not None and _is_cut_of(other.plan, plan))
+    return any(_excludes(other, parts) for other in others)
+
+
+def _is_cut_of(one: Plan, other: Plan) -> bool:
+    parts = other.config.gradient_accumulation_steps
+    own = replace(one.config, mesh=other.config.mesh, gradient_accumulation_steps=parts)
+    return one.where.name == other.where.name and one.axes == other.axes and own == other.config
 
 
 def _excludes(verdict: Verdict, parts: int) -> bool:

@@ -110,7 +110,7 @@ def judge(plan: Plan, names: Sequence[str], compile: Compile, *, hurry: bool = F
     return Verdict(plan, tuple(sorted(found, key=lambda one: names.index(one.name))), chosen)
 
 
-PRIORITY = ("update", "sampling", "scoring")
+PRIORITY = ("update", "sampling", "scoring", "vision")
 """What is least likely to fit comes first."""
 
 
@@ -126,9 +126,10 @@ def hopeless(plan: Plan, names: Sequence[str]) -> bool:
 
 
 def flags(plan: Plan) -> str:
-    """The command-line flags of a plan's mesh, micro-batches and rematerialisation."""
+    """The command-line flags of a plan's mesh, micro-batches, gathering and rematerialisation."""
     config = plan.config
     values: dict[str, int | str] = {f"mesh.{axis}": size for axis, size in plan.axes.items()}
+    values |= {"gather_for_generation": str(config.gather_for_generation).lower()}
     values |= {"gradient_accumulation_steps": config.gradient_accumulation_steps}
     if config.gradient_checkpointing:
         values |= {"gradient_checkpointing": "true"}

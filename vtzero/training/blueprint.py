@@ -1,29 +1,19 @@
 """What the programs of a step are made from, for a run or from shapes alone: no arrays, no files."""
 
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import jax
 import optax
 
-from vtzero.config import RunConfig, shared_settings
+from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.sharding import shapes_at, state_sharding
 from vtzero.sampling.decode import DecodeSettings, LogProbabilities
-from vtzero.training.optimizer import OptimizerSettings, make_optimizer
-from vtzero.training.setup import (
-    Setup,
-    check_attention,
-    check_batch,
-    check_heads,
-    compute_dtype,
-    moves_reference,
-    remat_of,
-    scheduled_updates,
-)
-from vtzero.training.state import ModelParts, TrainState, new_state, split_model
+from vtzero.training.outline import outline
+from vtzero.training.setup import Setup, check_attention, check_batch, check_heads
+from vtzero.training.state import ModelParts, TrainState
 
 # No token has this id: without a tokenizer every completion runs to its full length.
 _NEVER = -1
@@ -56,8 +46,8 @@ class Blueprint:
 
 def blueprint_from_shapes(
     config: RunConfig, model: Qwen2VLConfig, buckets: Buckets, mesh: jax.sharding.Mesh
-) -> tuple[Blueprint, TrainState]:
-    """That of a run which has no model folder, and its state as shapes where the arrays would lie.
+) -> tuple[Blueprint, TrainState, Any | None]:
+    """That of a run which has no model folder; its state and its reference as shapes where arrays would lie.
 
     No completion ends before its full length.
 
@@ -66,27 +56,23 @@ def blueprint_from_shapes(
     check_batch(config, dict(mesh.shape))
     check_attention(config, mesh.devices.flat[0].platform)
     check_heads(model, mesh.shape["tensor"])
-    graphdef, params = abstract_model(
-        model, dtype=compute_dtype(config.dtype), remat=remat_of(config), attention=config.attention
-    )
-    parts, trainable, frozen = split_model(graphdef, params, config.freeze)
-    settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
-    optimizer = make_optimizer(settings, scheduled_updates(config))
-    start = partial(new_state, optimizer=optimizer, moving_reference=moves_reference(config))
-    state = jax.eval_shape(start, trainable, frozen)
-    shardings = state_sharding(state, mesh)
+    made = outline(config, model)
+    shardings = state_sharding(made.state, mesh)
     blueprint = Blueprint(
         config=config,
         model=model,
         buckets=buckets,
         mesh=mesh,
         shardings=shardings,
-        parts=parts,
-        optimizer=optimizer,
+        parts=made.parts,
+        optimizer=made.optimizer,
         decoding=_decoding(config, (_NEVER,), pad_id=0, logps="policy"),
         banned_ids=model.vision_token_ids,
     )
-    return blueprint, shapes_at(state, shardings)
+    state = shapes_at(made.state, shardings)
+    if made.reference is None:
+        return blueprint, state, state.reference
+    return blueprint, state, shapes_at(made.reference, shardings.trainable)
 
 
 def decode_settings(setup: Setup, logps: LogProbabilities) -> DecodeSettings:
@@ -98,6 +84,5 @@ def decode_settings(setup: Setup, logps: LogProbabilities) -> DecodeSettings:
 def _decoding(
     config: RunConfig, stop_ids: tuple[int, ...], pad_id: int, logps: LogProbabilities
 ) -> DecodeSettings:
-    return DecodeSettings(
-        config.max_completion_length, stop_ids, pad_id, logps, gather_weights=config.gather_for_generation
-    )
+    gathers = bool(config.gather_for_generation)
+    return DecodeSettings(config.max_completion_length, stop_ids, pad_id, logps, gather_weights=gathers)

@@ -25,8 +25,9 @@ from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
 from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
+from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, Weighed, rollout_of
-from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
+from vtzero.training.setup import Setup, learning_rates, training_source
 from vtzero.training.state import TrainState, follow, make_reference_sync
 from vtzero.training.throughput import throughput_metrics
 

@@ -37,7 +37,8 @@ from vtzero.training.fingerprint import weights_digest
 from vtzero.training.huggingface import load_model, read_config
 from vtzero.training.mesh_choice import fewest_sharers
 from vtzero.training.micro_batches import device_memory
-from vtzero.training.setup import compute_dtype, model_folder
+from vtzero.training.outline import compute_dtype
+from vtzero.training.setup import model_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
 
-FREE_TO_CHANGE = ("output_dir", "logging_steps", "save_steps", "save_total_limit", "eval_steps", "mesh")
+FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", "save_total_limit")
+FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation")
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:

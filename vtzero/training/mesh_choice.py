@@ -1,24 +1,25 @@
-"""Over how many devices a run shares out its state, where the config leaves that open.
+"""Over how many devices a run shares out its state, and who gathers it, where the config leaves that open.
 
 Knows shapes and bytes: it reads no weights, and asks no device.
 """
 
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import jax
 
-from vtzero.config import RunConfig, shared_settings
+from vtzero.config import RunConfig
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
-from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings
-from vtzero.training.optimizer import OptimizerSettings, make_optimizer
-from vtzero.training.state import new_state, split_model
+from vtzero.training.outline import compute_dtype, outline
 
 _ROOM = 0.5
-"""Of a device's memory, for what stays in it between the steps; gradients, activations and the cache come on
-top."""
+"""Of a device's memory, for what stays in it between the steps and the gradient; activations and the cache
+come on top."""
+_ROOM_IN_A_ROLLOUT = 0.75
+"""The same with a whole copy of the weights beside it, while there is no gradient and no activation."""
 
 
 def chosen_mesh(config: RunConfig, model: Qwen2VLConfig, devices: int, memory: int) -> MeshSettings:
@@ -33,7 +34,8 @@ def chosen_mesh(config: RunConfig, model: Qwen2VLConfig, devices: int, memory: i
     data, _, tensor = named.for_devices(devices)
     if config.mesh.fsdp is not None or named.data != -1 or data == 1:
         return named
-    return MeshSettings(-1, fewest_sharers(state_bytes(config, model) // tensor, data, memory), tensor)
+    held = state_bytes(config, model) + gradient_bytes(config, model)
+    return MeshSettings(-1, fewest_sharers(held // tensor, data, memory), tensor)
 
 
 def fewest_sharers(held: int, devices: int, memory: int) -> int:
@@ -47,14 +49,33 @@ def fewest_sharers(held: int, devices: int, memory: int) -> int:
     return sharers
 
 
+def chosen_gathering(
+    config: RunConfig, model: Qwen2VLConfig, mesh: Mapping[str, int], memory: int
+) -> RunConfig:
+    """The config with `gather_for_generation` decided: as it says, else true where the copy leaves room."""
+    if config.gather_for_generation is not None:
+        return config
+    held = state_bytes(config, model) // (mesh["fsdp"] * mesh["tensor"])
+    fits = held + copy_bytes(config, model) // mesh["tensor"] <= _ROOM_IN_A_ROLLOUT * memory
+    return replace(config, gather_for_generation=fits)
+
+
+def copy_bytes(config: RunConfig, model: Qwen2VLConfig) -> int:
+    """All parameters once, in the dtype of the computation."""
+    state = outline(config, model).state
+    numbers = sum(prod(leaf.shape) for leaf in jax.tree.leaves((state.trainable, state.frozen)))
+    return numbers * int(compute_dtype(config.dtype).itemsize)
+
+
 def state_bytes(config: RunConfig, model: Qwen2VLConfig) -> int:
     """Parameters, optimizer and reference of a run, all of them together."""
-    graphdef, shapes = abstract_model(model)
-    _, trainable, frozen = split_model(graphdef, shapes, config.freeze)
-    optimizer = make_optimizer(OptimizerSettings(**shared_settings(config, OptimizerSettings)), 1)
-    state = jax.eval_shape(partial(new_state, optimizer=optimizer), trainable, frozen)
-    reference = _bytes(trainable) if config.method == "grpo" and config.beta > 0 else 0
-    return _bytes(state) + reference
+    made = outline(config, model)
+    return _bytes((made.state, made.reference))
+
+
+def gradient_bytes(config: RunConfig, model: Qwen2VLConfig) -> int:
+    """The gradient of an update, all of it together."""
+    return _bytes(outline(config, model).state.trainable)
 
 
 def _bytes(tree: Any) -> int:

@@ -62,7 +62,7 @@ class Phases:
         self._parameters = sampling_parameters(config, setup.banned_ids)
         self.layouts: tuple[Layout, ...] = _cuts(config)
         self.layouts += _worth_compiling(config) if config.packing else ()
-        self.seen = _seen_once(config) if setup.buckets.patches > 0 else None
+        self.seen = seen_once(config) if setup.buckets.patches > 0 else None
         # Spread like the prompts: without it every device would draw every completion.
         self._make_keys = jax.jit(self._drawn_keys, out_shardings=self._rows)
         self._see = None if self.seen is None else Program(self._look, out_shardings=self._rows)
@@ -308,7 +308,7 @@ def policy_logps(drawn: Completions) -> Array:
     return drawn.policy_logps
 
 
-def _seen_once(config: RunConfig) -> Seen | None:
+def seen_once(config: RunConfig) -> Seen | None:
     """What of an image is the same before and after an update, and in the reference model (see `Prompts`)."""
     if "vision" not in config.freeze:
         return None

@@ -24,13 +24,12 @@ from vtzero.training.grpo import reward_functions
 from vtzero.training.mesh_choice import chosen_mesh
 from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import OptimizerSettings
+from vtzero.training.outline import compute_dtype, has_reference, moves_reference
 from vtzero.training.setup import (
     check_attention,
     check_batch,
     check_heads,
-    compute_dtype,
     folder_network,
-    moves_reference,
     training_source,
 )
 from vtzero.training.sft import DOCUMENTS
@@ -134,7 +133,7 @@ def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
     kept = {
         "parameters": sizes.parameters * _FLOAT32 // sizes.parameter_shards,
         "optimizer": sizes.trained * _ADAM // sizes.parameter_shards,
-        "reference": sizes.trained * _FLOAT32 // sizes.parameter_shards if _has_reference(config) else 0,
+        "reference": sizes.trained * _FLOAT32 // sizes.parameter_shards if has_reference(config) else 0,
     }
     update = {
         "gradient": sizes.trained * _FLOAT32 // sizes.parameter_shards,
@@ -253,10 +252,6 @@ def _cache(config: RunConfig, sizes: Sizes, width: int) -> int:
     rows = math.ceil(config.prompts_per_step / sizes.batch_shards)
     slots = rows * (config.max_prompt_length + _group(config) * config.max_completion_length)
     return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * slots * width
-
-
-def _has_reference(config: RunConfig) -> bool:
-    return config.method == "grpo" and config.beta > 0
 
 
 def _print(config: RunConfig, figures: dict[str, Any]) -> None:

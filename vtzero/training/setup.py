@@ -4,7 +4,6 @@ but the blank model's folder."""
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from vtzero.config import ConfigError, RunConfig, shared_settings
+from vtzero.config import ConfigError, RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.data.mixture import Mixture, open_mixture
 from vtzero.data.processor import Processor
@@ -23,7 +22,6 @@ from vtzero.data.prompts import PromptTemplate, prompt_template
 from vtzero.data.sources import Selected, open_source
 from vtzero.data.supervised import corpus
 from vtzero.models.attention import choose_kernel
-from vtzero.models.layers import Remat
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.model import Qwen2VL
 from vtzero.parallel.mesh import make_mesh
@@ -33,10 +31,11 @@ from vtzero.parallel.sharding import shard_params, state_sharding
 from vtzero.scenes.blank import write_blank
 from vtzero.training.huggingface import load_model, read_config, save_model
 from vtzero.training.huggingface_folder import WEIGHTS
-from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import device_memory
-from vtzero.training.optimizer import OptimizerSettings, decays, make_optimizer, make_schedule
-from vtzero.training.state import ModelParts, TrainState, new_state, split_model
+from vtzero.training.optimizer import decays
+from vtzero.training.outline import compute_dtype, outline, remat_of, updates_of
+from vtzero.training.state import ModelParts, TrainState, split_model
 
 TINY_BASE = "tiny"
 BLANK = "blank"
@@ -48,7 +47,11 @@ _BLANK_SCALE = 4.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What every method trains with. `folder` is the Hugging Face folder the run started from."""
+    """What every method trains with.
+
+    `config` is the run's, with `gather_for_generation` decided; `folder` is the Hugging Face folder that the
+    run started from.
+    """
 
     config: RunConfig
     folder: Path
@@ -76,37 +79,23 @@ def model_folder(name: str) -> Path:
     return folder
 
 
-def compute_dtype(name: str) -> Any:
-    """ "auto" is bfloat16 on accelerators and float32 on CPU, which has no fast bfloat16."""
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
-
-
-def remat_of(config: RunConfig) -> Remat:
-    """What the backward pass keeps of a layer."""
-    return config.gradient_checkpointing_policy if config.gradient_checkpointing else "none"
-
-
 def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
     """Build all parts of a run and the state before its first update."""
     network = folder_network(config)
     # Processes may run on hosts that differ, and must choose the same mesh.
     memory = min(tell_all(device_memory()))
     mesh = make_mesh(chosen_mesh(config, network, jax.device_count(), memory))
+    config = chosen_gathering(config, network, mesh.shape, memory)
     check_batch(config, dict(mesh.shape))
     check_attention(config, mesh.devices.flat[0].platform)
     template = prompt_template(config.prompt_template)
     check_heads(network, mesh.shape["tensor"])
+    made = outline(config, network)
     folder, graphdef, params = _load(config, run_folder, mesh)
     processor = Processor.from_folder(folder, min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     parts, trainable, frozen = split_model(graphdef, params, config.freeze)
-    settings = OptimizerSettings(**shared_settings(config, OptimizerSettings))
-    updates = scheduled_updates(config)
-    optimizer = make_optimizer(settings, updates)
     images = 1 if config.max_images is None else config.max_images
-    start = partial(new_state, optimizer=optimizer, moving_reference=moves_reference(config))
-    shardings = state_sharding(jax.eval_shape(start, trainable, frozen), mesh)
+    shardings = state_sharding(made.state, mesh)
     setup = Setup(
         config=config,
         folder=folder,
@@ -116,12 +105,12 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
         mesh=mesh,
         shardings=shardings,
         parts=parts,
-        optimizer=optimizer,
-        schedule=make_schedule(settings, updates),
+        optimizer=made.optimizer,
+        schedule=made.schedule,
         banned_ids=processor.config.vision_token_ids,
     )
     with jax.set_mesh(mesh):
-        state = jax.jit(start, out_shardings=shardings)(trainable, frozen)
+        state = jax.jit(made.start, out_shardings=shardings)(trainable, frozen)
     return setup, state
 
 
@@ -177,17 +166,9 @@ def check_attention(config: RunConfig, platform: str) -> None:
         )
 
 
-def scheduled_updates(config: RunConfig) -> int:
-    """Over how many updates the learning rate is scheduled."""
-    steps = config.max_steps if config.lr_schedule_steps is None else config.lr_schedule_steps
-    return steps * (config.num_iterations if config.method == "grpo" else 1)
-
-
 def learning_rates(setup: Setup) -> np.ndarray:
     """The learning rate of each update, on the host: a number asked of the device would wait for its work."""
-    updates = jnp.arange(
-        scheduled_updates(setup.config) + setup.config.max_steps * setup.config.num_iterations
-    )
+    updates = jnp.arange(updates_of(setup.config) + setup.config.max_steps * setup.config.num_iterations)
     return np.asarray(jax.vmap(setup.schedule)(updates))
 
 
@@ -207,18 +188,6 @@ def training_source(config: RunConfig) -> Selected | Mixture:
     if len(specs) == 1:
         return open_source(specs[0], **options)
     return open_mixture(specs, config.data_weights, **options)
-
-
-def moves_reference(config: RunConfig) -> bool:
-    """Whether the reference model follows the policy, and so is a part of the state and its checkpoints.
-
-    Raises ConfigError when it should, but there is none.
-    """
-    if config.sync_ref_model and (config.method != "grpo" or config.beta == 0):
-        raise ConfigError(
-            "sync_ref_model is true, but there is no reference model: it needs method grpo and beta above 0"
-        )
-    return config.sync_ref_model
 
 
 def reference_parameters(setup: Setup, run_folder: Path) -> Any:

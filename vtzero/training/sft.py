@@ -20,7 +20,8 @@ from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.ceilings import run_limits
 from vtzero.training.method import Clock, StepReport, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
-from vtzero.training.setup import Setup, compute_dtype, learning_rates, training_source
+from vtzero.training.outline import compute_dtype
+from vtzero.training.setup import Setup, learning_rates, training_source
 from vtzero.training.state import TrainState, make_update
 from vtzero.training.throughput import throughput_metrics
 

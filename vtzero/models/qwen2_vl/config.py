@@ -59,11 +59,12 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Qwen2VLConfig:
-    """A whole Qwen2-VL (any published size, base or instruct)."""
+    """A whole Qwen2-VL (any published size, base or instruct); `stored_dtype` is that of its files."""
 
     text: TextConfig
     vision: VisionConfig
     tie_word_embeddings: bool = False
+    stored_dtype: str = "float32"
     image_token_id: int = 151655
     video_token_id: int = 151656
     vision_start_token_id: int = 151652
@@ -91,7 +92,8 @@ def _published(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
     )
-    return Qwen2VLConfig(text, VisionConfig(hidden_size=hidden), tie_word_embeddings=tied)
+    vision = VisionConfig(hidden_size=hidden)
+    return Qwen2VLConfig(text, vision, tie_word_embeddings=tied, stored_dtype="bfloat16")
 
 
 PUBLISHED = {
@@ -125,6 +127,8 @@ def parse_config(raw: Mapping[str, Any]) -> Qwen2VLConfig:
         text=_parse_text(text),
         vision=_parse_vision(vision),
         tie_word_embeddings=bool(tied),
+        # transformers 5 writes `dtype`, as versions before it wrote `torch_dtype`.
+        stored_dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
         **{name: int(raw[name]) for name in _TOKEN_FIELDS if name in raw},
     )
     _check(config)
