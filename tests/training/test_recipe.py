@@ -12,10 +12,16 @@ from vtzero.training.setup import check_attention, check_batch
 
 CONFIG = RunConfig(output_dir="runs/none", max_prompt_length=112, max_completion_length=72, max_steps=10)
 TWO_BILLION = PUBLISHED["Qwen2-VL-2B"]
+TWO_BILLION_PARAMETERS = 2_208_985_600
 
 
 def sizes(**mesh: int) -> Sizes:
-    return Sizes(TWO_BILLION, 2_208_985_600, 2_208_985_600, {"data": 1, "fsdp": 1, "tensor": 1} | mesh)
+    return Sizes(
+        TWO_BILLION,
+        TWO_BILLION_PARAMETERS,
+        TWO_BILLION_PARAMETERS,
+        {"data": 1, "fsdp": 1, "tensor": 1} | mesh,
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,19 @@ def test_activations_grow_with_what_is_kept():
 
 def test_a_reference_is_counted_only_where_there_is_one():
     assert memory(replace(CONFIG, beta=0.0), sizes())["reference"] == 0
+
+
+def test_a_reference_that_stays_is_as_its_folder_has_it_and_one_that_moves_float32():
+    stays, moves = memory(CONFIG, sizes()), memory(replace(CONFIG, sync_ref_model=True), sizes())
+    assert stays["reference"] == pytest.approx(stays["parameters"] / 2, abs=1)
+    assert moves["reference"] == moves["parameters"]
+
+
+@pytest.mark.parametrize(("gathers", "share"), [(True, 1 / 2), (False, 1 / 8)])
+def test_a_rollout_holds_a_copy_of_the_weights_whole_or_divided(gathers, share):
+    config = replace(CONFIG, dtype="bfloat16", gather_for_generation=gathers)
+    whole = TWO_BILLION_PARAMETERS * share * 2 / 2**20
+    assert memory(config, sizes(fsdp=4, tensor=2))["copy"] == pytest.approx(whole, abs=1)
 
 
 def test_a_batch_that_the_mesh_cannot_share_is_named():

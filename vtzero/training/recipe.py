@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
 from vtzero.data.hub import HubSet
@@ -21,7 +22,7 @@ from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig, TextConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
 from vtzero.parallel.mesh import AXES
 from vtzero.training.grpo import reward_functions
-from vtzero.training.mesh_choice import chosen_mesh
+from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import OptimizerSettings
 from vtzero.training.outline import compute_dtype, has_reference, moves_reference
@@ -68,6 +69,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     """
     _check(config)
     sizes = _sizes(config)
+    config = chosen_gathering(config, sizes.model, sizes.mesh, device_memory())
     check_batch(config, sizes.mesh)
     check_heads(sizes.model, sizes.mesh["tensor"])
     figures = {
@@ -125,7 +127,8 @@ def _missing(spec: str, hub: HubSet, config: RunConfig) -> dict[str, Any]:
 def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
     """MiB a device by use, from shapes alone.
 
-    Weights and optimizer state are float32, as they are kept; cache and activations have the dtype of the
+    Weights and optimizer state are float32, as they are kept, and a reference that stays is as the model's
+    folder has it; the copy of the weights that a rollout makes, cache and activations have the dtype of the
     computation; attention is the largest of its kind, in the decoder or the vision encoder. The larger of
     rollout and update counts, since they do not run at once.
     """
@@ -133,7 +136,7 @@ def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
     kept = {
         "parameters": sizes.parameters * _FLOAT32 // sizes.parameter_shards,
         "optimizer": sizes.trained * _ADAM // sizes.parameter_shards,
-        "reference": sizes.trained * _FLOAT32 // sizes.parameter_shards if has_reference(config) else 0,
+        "reference": sizes.trained * _reference_width(config, sizes) // sizes.parameter_shards,
     }
     update = {
         "gradient": sizes.trained * _FLOAT32 // sizes.parameter_shards,
@@ -141,7 +144,9 @@ def memory(config: RunConfig, sizes: Sizes) -> dict[str, int]:
         "attention": max(_attention(config, sizes, width), _vision_attention(config, sizes, width)),
         "logits": 3 * config.logprob_chunk * sizes.model.text.vocab_size * _FLOAT32 // sizes.mesh["tensor"],
     }
-    rollout = {"cache": _cache(config, sizes, width)} if config.method == "grpo" else {}
+    rollout = {}
+    if config.method == "grpo":
+        rollout = {"copy": _copy(config, sizes, width), "cache": _cache(config, sizes, width)}
     total = sum(kept.values()) + max(sum(update.values()), sum(rollout.values()))
     return {
         name: math.ceil(size / _MIB) for name, size in (kept | update | rollout | {"peak": total}).items()
@@ -245,6 +250,19 @@ def _vision_attention(config: RunConfig, sizes: Sizes, width: int) -> int:
 
 def _holds_scores(config: RunConfig) -> bool:
     return choose_kernel(config.attention, jax.default_backend(), compute_dtype(config.dtype)) == "xla"
+
+
+def _reference_width(config: RunConfig, sizes: Sizes) -> int:
+    if not has_reference(config):
+        return 0
+    return _FLOAT32 if moves_reference(config) else jnp.dtype(sizes.model.stored_dtype).itemsize
+
+
+def _copy(config: RunConfig, sizes: Sizes, width: int) -> int:
+    """The weights that every token reads: whole where they are gathered, and none where they lie ready."""
+    if config.gather_for_generation and sizes.mesh["fsdp"] > 1:
+        return sizes.parameters * width // sizes.mesh["tensor"]
+    return sizes.parameters * width // sizes.parameter_shards if width < _FLOAT32 else 0
 
 
 def _cache(config: RunConfig, sizes: Sizes, width: int) -> int:
