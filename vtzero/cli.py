@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     planner.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-7B")
     planner.add_argument(
-        "--only", default="sampling,scoring,update", help="of sampling, scoring, update; commas between"
+        "--only",
+        default="vision,sampling,scoring,update",
+        help="of vision (where it is frozen), sampling, scoring, update; commas between",
     )
     planner.add_argument(
         "--search",
