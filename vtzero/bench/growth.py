@@ -11,16 +11,18 @@ from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.sharding import readers
 from vtzero.training.ceilings import Limits
 
-LENGTHS = (32, 128, 320, 640)
-_SHORTEST = 16
+LENGTHS = (32, 64, 128, 256, 640)
+"""Just after these the run's own cache has grown, and has the most slots that are not in use yet."""
+_WINDOW = 16
+_TURNS = 4
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Seconds a token of the last quarter (but 16 at least) before `length`, over the whole batch.
+    """Seconds a token of the 16 that follow after `length`, over the whole batch.
 
     `seconds` in the run's loop, whose answers may grow to the longest length; `fixed` in one whose cache has
-    the longest length from the start; `exact` in one whose cache has just `length` slots; `floor` is what
+    the longest length from the start; `exact` in one whose cache ends with these tokens; `floor` is what
     operations and bytes allow.
     """
 
@@ -37,13 +39,13 @@ class Growth:
 
 
 def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], repeats: int) -> list[Growth]:
-    """Time tokens around each length; runs inside `jax.set_mesh(programs.mesh)`."""
-    longest = max(lengths)
-    grows, fixed = _Loop(programs, longest), _Loop(programs, longest, grows=False)
+    """Time the tokens after each length; runs inside `jax.set_mesh(programs.mesh)`."""
+    room = max(programs.shapes.completion, max(lengths) + _WINDOW)
+    grows, fixed = _Loop(programs, room), _Loop(programs, room, grows=False)
     rows = []
     for length in sorted(lengths):
-        exact = fixed if length == longest else _Loop(programs, length, grows=False)
-        own, full, alone = _around(length, (grows, fixed, exact), repeats)
+        exact = _Loop(programs, length + _WINDOW, grows=False)
+        own, full, alone = _after(length, (grows, fixed, exact), repeats)
         rows.append(Growth(length, own, full, alone, _floor(programs, limits, length)))
     return rows
 
@@ -61,19 +63,18 @@ class _Loop:
         return perf_counter() - start
 
 
-def _around(length: int, loops: Sequence[_Loop], repeats: int) -> list[float]:
-    """Seconds a token of the last quarter before `length`, in each loop.
+def _after(length: int, loops: Sequence[_Loop], repeats: int) -> list[float]:
+    """Seconds a token of those after `length`, in each loop.
 
     In turns, so that a machine that slows down slows all alike, and the least of each, since the rest is
-    noise; of a short window the noise is a greater part, and the turns are more.
+    noise, of which a short window has much.
     """
-    start = max(length - max(length // 4, _SHORTEST), 1)
-    repeats *= max(8 * _SHORTEST // (length - start), 2)
     for loop in loops:
         loop.time(1)
-    times = [[(loop.time(start), loop.time(length)) for loop in loops] for _ in range(repeats)]
-    ends = [[min(times) for times in zip(*of_loop, strict=True)] for of_loop in zip(*times, strict=True)]
-    return [(long - short) / (length - start) for short, long in ends]
+    ends = length, length + _WINDOW
+    times = [[[loop.time(end) for end in ends] for loop in loops] for _ in range(_TURNS * repeats)]
+    least = [[min(times) for times in zip(*of_loop, strict=True)] for of_loop in zip(*times, strict=True)]
+    return [(long - short) / _WINDOW for short, long in least]
 
 
 def _floor(programs: Programs, limits: Limits, length: int) -> float:

@@ -44,7 +44,7 @@ class Programs:
         self.mesh = make_mesh(chosen_mesh(config, model, jax.device_count(), memory))
         config = chosen_gathering(config, model, self.mesh.shape, memory)
         buckets = Buckets(shapes.prompt, shapes.patches)
-        made = blueprint_from_shapes(config, model, buckets, self.mesh)
+        made = blueprint_from_shapes(config, model, buckets, self.mesh, memory)
         self._blueprint, self._abstract, self._abstract_reference = made
         self.phases = Phases(self._blueprint)
         self.prompts: Prompts = shard_batch(random_prompts(shapes, model), self.mesh)

@@ -88,7 +88,13 @@ class _Work:
 
     def step(self, where: Slice) -> dict[str, Any]:
         """The config's own mesh on a slice; what would fit, where it does not."""
-        made = Plan(self.config, self.model, self.shapes, where)
+        try:
+            made = Plan(self.config, self.model, self.shapes, where)
+        except ConfigError as error:
+            if not self.settings.changes:
+                raise
+            print(f"{where.name}: {error}. What would fit:")
+            return self.search(where)
         verdict = judge(made, self.names, self.compile)
         figures = verdict.figures()
         show_step(figures)

@@ -53,7 +53,9 @@ def candidates(
         state = "holds too much" if hopeless(plan, names) else "not compiled"
         for parts in plan.possible_parts:
             cut = plan.cut(parts)
-            found.append(Candidate(cut, sum(estimated(cut, name).total for name in names), state))
+            found.append(
+                Candidate(cut, sum(cut.runs(name) * estimated(cut, name).total for name in names), state)
+            )
     return sorted(found, key=lambda one: (one.state != "not compiled", one.seconds))
 
 
