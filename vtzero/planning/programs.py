@@ -127,7 +127,7 @@ class Plan:
 
     @property
     def cache(self) -> int:
-        """Bytes of a chip that the keys and values of a whole rollout take, among the sampler's temporaries."""
+        """Bytes of a chip for the keys and values of a whole rollout; the sampler's temporaries hold them."""
         text, shapes, itemsize = self.model.text, self.shapes, jnp.dtype(self.config.dtype).itemsize
         slots = shapes.batch * (shapes.prompt + shapes.group * shapes.completion) // readers(self.mesh)
         return slots * costs.cache_bytes(text, itemsize) // min(self.axes["tensor"], text.num_key_value_heads)

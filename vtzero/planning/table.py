@@ -17,7 +17,16 @@ def show_step(figures: dict[str, Any]) -> None:
     held = ", ".join(f"{name} {_bytes(size)}" for name, size in figures["held"].items())
     chosen = ", the fewest that fit" if figures["micro_batches_chosen"] else ""
     title = f"{figures['topology']}: {mesh}; micro-batches {figures['micro_batches']}{chosen}; "
-    columns = ("program", "runs", "a chip needs", "of it made", "fits", "FLOP", "through memory", "received")
+    columns: tuple[str, ...] = (
+        "program",
+        "runs",
+        "a chip needs",
+        "of it made",
+        "fits",
+        "FLOP",
+        "through memory",
+        "received",
+    )
     columns += ("predicted", "compiled in", "with")
     table = _table(
         f"{title}a chip of {_bytes(figures['memory_of_a_chip'])} holds {held}; the rollout's cache is "
@@ -38,7 +47,14 @@ def show_step(figures: dict[str, Any]) -> None:
             f"{row['compile_seconds']:.0f} s",
             _bytes(row["host_memory"]),
         )
-    whole = ("together", "", "", "", "yes" if figures["fits"] else "no", f"{figures['flops']:.2e}")
+    whole: tuple[str, ...] = (
+        "together",
+        "",
+        "",
+        "",
+        "yes" if figures["fits"] else "no",
+        f"{figures['flops']:.2e}",
+    )
     whole += (_bytes(figures["moved_bytes"]), _bytes(figures["received_bytes"]))
     table.add_row(*whole, _seconds(figures["predicted_seconds"]), "", "")
     _print(table)
@@ -85,8 +101,8 @@ def show_assumptions() -> None:
     print(
         f"Predicted: the greater of operations at {OF_PEAK:.0%} of the published peak and bytes at "
         f"{OF_BANDWIDTH:.0%} of the bandwidth, and what is received at {OF_LINKS:.0%} of the links with "
-        f"nothing hidden. FLOP and bytes through memory are of all chips, the rest of one. Fits: {SPARE:.0%} of "
-        "the memory to spare."
+        f"nothing hidden. FLOP and bytes through memory are of all chips, the rest of one. "
+        f"Fits: {SPARE:.0%} of the memory to spare."
     )
 
 

@@ -84,10 +84,11 @@ class Verdict:
 
     def _work(self) -> tuple[float, float]:
         """Operations, and bytes through memory, of a step on all chips."""
-        parts = [(self.plan.runs(one.name), work(self.plan, one.name)) for one in self.compiled]
-        return sum(runs * flops for runs, (flops, _) in parts), sum(
-            runs * moved for runs, (_, moved) in parts
-        )
+        flops = moved = 0.0
+        for one in self.compiled:
+            runs, (own_flops, own_moved) = self.plan.runs(one.name), work(self.plan, one.name)
+            flops, moved = flops + runs * own_flops, moved + runs * own_moved
+        return flops, moved
 
     def row(self, one: Planned) -> dict[str, Any]:
         """The figures of one program."""

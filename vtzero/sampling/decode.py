@@ -87,7 +87,8 @@ def growing_lengths(longest: int) -> tuple[int, ...]:
     """32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, … and `longest`.
 
     A token reads 32 slots more than are in use, and from 128 on at most half as many again, from 256 on a
-    quarter. Each length is a loop of its own in the program: on a CPU one of 4 layers takes 0.35 s to compile.
+    quarter. Each length is a loop of its own in the program: on a CPU one of 4 layers takes 0.35 s to
+    compile.
     """
     lengths: list[int] = []
     length = FIRST_CACHE_LENGTH

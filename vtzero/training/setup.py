@@ -135,8 +135,8 @@ def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
     if config.prompts_per_step % (shards * parts):
         raise ConfigError(
             f"prompts_per_step is {config.prompts_per_step}, which does not divide into "
-            f"gradient_accumulation_steps = {parts} micro-batches over data * fsdp = {shards} devices; lower "
-            "gradient_accumulation_steps (the gradient does not depend on it), or let mesh.tensor take devices"
+            f"gradient_accumulation_steps = {parts} micro-batches over data * fsdp = {shards} devices; "
+            "lower gradient_accumulation_steps: the gradient does not depend on it"
         )
 
 
