@@ -91,10 +91,7 @@ class _Work:
         try:
             made = Plan(self.config, self.model, self.shapes, where)
         except ConfigError as error:
-            if not self.settings.changes:
-                raise
-            print(f"{where.name}: {error}. What would fit:")
-            return self.search(where)
+            raise ConfigError(f"{where.name}: {error}, or look for a mesh with --search") from error
         verdict = judge(made, self.names, self.compile)
         figures = verdict.figures()
         show_step(figures)
