@@ -102,6 +102,15 @@ def test_frozen_images_are_seen_once_by_the_program_of_a_run(freeze, seen):
     assert phases["step"].flops == sum(phases[part].flops for part in parts)
 
 
+@pytest.mark.parametrize("beta", [0.04, 0.0])
+def test_what_is_scored_is_the_reference_as_its_folder_has_it(beta):
+    programs = Programs(replace(CONFIG, beta=beta), replace(MODEL, stored_dtype="bfloat16"), SHAPES)
+    with fast_compile(), jax.set_mesh(programs.mesh):
+        (score,) = measure_phases(programs, ("score",), repeats=1)
+    assert programs.phases._score.compilations == 1
+    assert score.seconds > 0
+
+
 @pytest.mark.parametrize(
     "changes",
     [

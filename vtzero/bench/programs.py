@@ -126,9 +126,10 @@ class Programs:
         return rollout_of(prompts, drawn, weighed, old, own, packing), weighed.total_tokens
 
     def score(self, rollout: Rollout) -> Array:
-        """Log-probabilities, as a reference model or an old policy gives them."""
+        """Log-probabilities, as the reference model gives them, or without one an old policy."""
+        scorer = self.state.trainable if self.reference is None else self.reference
         ids, packing = rollout.completion_ids, rollout.packing
-        return self.phases.score(*self.weights, rollout.prompts, ids, packing)
+        return self.phases.score(scorer, self.state.frozen, rollout.prompts, ids, packing)
 
     def learn(self, rollout: Rollout, tokens: Array) -> Metrics:
         """One update of the state."""
