@@ -53,9 +53,11 @@ def test_no_completion_ends_early():
     programs = Programs(CONFIG, MODEL, SHAPES)
     with fast_compile(), jax.set_mesh(programs.mesh):
         drawn = programs.draw(programs.seen)
-        some = programs.phases_up_to(8).draw(programs.state, programs.seen, 1, 3)
+        some = programs.tokens_from(8)(programs.weights, programs.seen, 2, 3)
     assert (np.asarray(drawn.lengths) == 4).all()
     assert (np.asarray(some.lengths) == 3).all()
+    assert (np.asarray(some.ids)[..., :2] == 0).all()
+    assert (np.asarray(some.policy_logps)[..., 2:5] < 0).all()
     assert not np.isin(np.asarray(drawn.ids), MODEL.vision_token_ids).any()
 
 

@@ -9,21 +9,22 @@ import jax
 from vtzero.bench.programs import Programs
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.sharding import readers
+from vtzero.sampling.decode import growing_lengths
 from vtzero.training.ceilings import Limits
 
-LENGTHS = (32, 64, 128, 256, 640)
+LENGTHS = (32, 64, 128, 192, 256, 384, 512, 640)
 """Just after these the run's own cache has grown, and has the most slots that are not in use yet."""
-_WINDOW = 16
-_TURNS = 4
+_TOKENS = 16
+_TURNS = 8
 
 
 @dataclass(frozen=True)
 class Growth:
     """Seconds a token of the 16 that follow after `length`, over the whole batch.
 
-    `seconds` in the run's loop, whose answers may grow to the longest length; `fixed` in one whose cache has
-    the longest length from the start; `exact` in one whose cache ends with these tokens; `floor` is what
-    operations and bytes allow.
+    `seconds` with the cache that a run has there, whose answers may grow to the longest length; `fixed` with
+    one of that longest length; `exact` with one that ends with these tokens; `floor` is what operations and
+    bytes allow.
     """
 
     length: int
@@ -40,41 +41,45 @@ class Growth:
 
 def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], repeats: int) -> list[Growth]:
     """Time the tokens after each length; runs inside `jax.set_mesh(programs.mesh)`."""
-    room = max(programs.shapes.completion, max(lengths) + _WINDOW)
-    grows, fixed = _Loop(programs, room), _Loop(programs, room, grows=False)
+    longest = max(programs.shapes.completion, max(lengths) + _TOKENS)
     rows = []
     for length in sorted(lengths):
-        exact = _Loop(programs, length + _WINDOW, grows=False)
-        own, full, alone = _after(length, (grows, fixed, exact), repeats)
-        rows.append(Growth(length, own, full, alone, _floor(programs, limits, length)))
+        end = length + _TOKENS
+        own = next(slots for slots in growing_lengths(longest) if slots >= end)
+        caches = {slots: _Tokens(programs, slots) for slots in {own, longest, end}}
+        seconds = _in_turns(caches, length, repeats)
+        floor = _floor(programs, limits, length)
+        rows.append(Growth(length, seconds[own], seconds[longest], seconds[end], floor))
     return rows
 
 
-class _Loop:
-    """The sampler with room for some tokens."""
+class _Tokens:
+    """Tokens drawn from the middle of an answer, with a cache of so many slots."""
 
-    def __init__(self, programs: Programs, room: int, *, grows: bool = True):
-        self._phases = programs.phases_up_to(room, grows=grows)
-        self._state, self._prompts = programs.state, programs.seen
+    def __init__(self, programs: Programs, slots: int):
+        self._draw = programs.tokens_from(slots)
+        self._arguments = programs.weights, programs.seen
 
-    def time(self, tokens: int) -> float:
+    def time(self, first: int, count: int) -> float:
         start = perf_counter()
-        jax.block_until_ready(self._phases.draw(self._state, self._prompts, 1, tokens))
+        jax.block_until_ready(self._draw(*self._arguments, first, count))
         return perf_counter() - start
 
 
-def _after(length: int, loops: Sequence[_Loop], repeats: int) -> list[float]:
-    """Seconds a token of those after `length`, in each loop.
+def _in_turns(caches: dict[int, _Tokens], length: int, repeats: int) -> dict[int, float]:
+    """Seconds a token with each cache, what comes before the first token left out.
 
-    In turns, so that a machine that slows down slows all alike, and the least of each, since the rest is
-    noise, of which a short window has much.
+    In turns, so that a machine that slows down slows all alike, and the least of each: the rest is noise.
     """
-    for loop in loops:
-        loop.time(1)
-    ends = length, length + _WINDOW
-    times = [[[loop.time(end) for end in ends] for loop in loops] for _ in range(_TURNS * repeats)]
-    least = [[min(times) for times in zip(*of_loop, strict=True)] for of_loop in zip(*times, strict=True)]
-    return [(long - short) / _WINDOW for short, long in least]
+    counts = 0, _TOKENS
+    for tokens in caches.values():
+        tokens.time(length, _TOKENS)
+    times = [
+        [[tokens.time(length, count) for count in counts] for tokens in caches.values()]
+        for _ in range(_TURNS * repeats)
+    ]
+    least = [[min(times) for times in zip(*of_cache, strict=True)] for of_cache in zip(*times, strict=True)]
+    return {slots: (long - short) / _TOKENS for slots, (short, long) in zip(caches, least, strict=True)}
 
 
 def _floor(programs: Programs, limits: Limits, length: int) -> float:
