@@ -4,9 +4,10 @@ The prompt is read once and its cache shared by the group. The completions' cach
 arrays and the model: no tokenizer, no files, no config of runs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any, Literal, get_args
 
 import jax
@@ -21,8 +22,6 @@ from vtzero.sampling.filters import ban_ids, draw, filter_logits, log_probabilit
 from vtzero.sampling.parameters import SamplingParameters
 
 LogProbabilities = Literal["none", "policy", "all"]
-
-FIRST_CACHE_LENGTH = 32
 
 
 @jax.tree_util.register_dataclass
@@ -85,20 +84,24 @@ class DecodeSettings:
 
 
 def growing_lengths(longest: int) -> tuple[int, ...]:
-    """32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, … and `longest`.
+    """32, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, … and `longest`.
 
-    A token reads 32 slots more than are in use, and from 128 on at most half as many again, from 256 on a
-    quarter. Each length is a loop of its own in the program: on a CPU one of 4 layers takes 0.35 s to
-    compile.
+    From 128 on a token reads at most half as many slots again as are in use, from 256 on a third. Each length
+    is a loop of its own in the program: on a CPU one of 4 layers takes 0.35 s to compile.
     """
-    lengths: list[int] = []
-    length = FIRST_CACHE_LENGTH
-    while length < longest:
-        lengths.append(length)
-        length += max(2 ** (length.bit_length() - 1) // (4 if length >= 256 else 2), FIRST_CACHE_LENGTH)
+    lengths = list(takewhile(lambda slots: slots < longest, _slots()))
     if lengths and lengths[-1] < 128 and lengths[-1] * 1.25 > longest:
         lengths.pop()
     return (*lengths, longest)
+
+
+def _slots() -> Iterator[int]:
+    """Powers of two; from 128 on what lies half way between, from 256 on a quarter of the way too."""
+    yield from (32, 64, 128, 192)
+    power = 256
+    while True:
+        yield from (power, power * 5 // 4, power * 3 // 2)
+        power *= 2
 
 
 @dataclass(frozen=True)
