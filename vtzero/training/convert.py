@@ -34,6 +34,7 @@ def export_run(run_folder: Path, out: Path, step: int | None = None) -> dict[str
     chosen = checkpoints.latest_step() if step is None else step
     if chosen is None:
         raise FileNotFoundError(f"{run_folder}: no finished checkpoint in {run_folder / 'checkpoints'}")
+    checkpoints.check(chosen)
     if (run_folder / SOURCE).is_dir():
         _export_imported(checkpoints, chosen, run_folder / SOURCE, out)
     else:
