@@ -130,7 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--compare", default="none", help="comparisons (see the README), commas between; or all"
     )
-    bench.add_argument("--lengths", default="32,128,320,640", help="answer lengths of the comparison growth")
+    bench.add_argument(
+        "--lengths", default="32,64,128,256,640", help="answer lengths of the comparison growth"
+    )
     bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts (3)")
 
     planner = _verb(verbs, "plan", _plan, "compile a config's step for TPU slices that are not here")
@@ -140,7 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     planner.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-7B")
     planner.add_argument(
-        "--only", default="sampling,scoring,update", help="of sampling, scoring, update; commas between"
+        "--only",
+        default="vision,sampling,scoring,update",
+        help="of vision (where it is frozen), sampling, scoring, update; commas between",
     )
     planner.add_argument(
         "--search",

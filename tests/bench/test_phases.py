@@ -53,9 +53,11 @@ def test_no_completion_ends_early():
     programs = Programs(CONFIG, MODEL, SHAPES)
     with fast_compile(), jax.set_mesh(programs.mesh):
         drawn = programs.draw(programs.seen)
-        some = programs.phases_up_to(8).draw(programs.state, programs.seen, 1, 3)
+        some = programs.tokens_from(8)(programs.weights, programs.seen, 2, 3)
     assert (np.asarray(drawn.lengths) == 4).all()
     assert (np.asarray(some.lengths) == 3).all()
+    assert (np.asarray(some.ids)[..., :2] == 0).all()
+    assert (np.asarray(some.policy_logps)[..., 2:5] < 0).all()
     assert not np.isin(np.asarray(drawn.ids), MODEL.vision_token_ids).any()
 
 
@@ -100,6 +102,15 @@ def test_frozen_images_are_seen_once_by_the_program_of_a_run(freeze, seen):
     assert phases["vision"].flops == costs.see(MODEL, SHAPES.lengths.images, seen)
     parts = ("vision", "prefill", "decode", "score", "update")
     assert phases["step"].flops == sum(phases[part].flops for part in parts)
+
+
+@pytest.mark.parametrize("beta", [0.04, 0.0])
+def test_what_is_scored_is_the_reference_as_its_folder_has_it(beta):
+    programs = Programs(replace(CONFIG, beta=beta), replace(MODEL, stored_dtype="bfloat16"), SHAPES)
+    with fast_compile(), jax.set_mesh(programs.mesh):
+        (score,) = measure_phases(programs, ("score",), repeats=1)
+    assert programs.phases._score.compilations == 1
+    assert score.seconds > 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.command import options
@@ -35,6 +36,7 @@ SETTINGS = {
 REWARD = """
 import os
 from pathlib import Path
+from typing import Any
 
 calls = 0
 
@@ -56,12 +58,12 @@ def base(tmp_path_factory):
     return folder
 
 
-def start(base: Path, folder: Path) -> Job:
+def start(base: Path, folder: Path, **options_of_the_job: Any) -> Job:
     own = {"model": base / "model", "output_dir": folder / "run"}
     own |= {"reward_funcs": f"[{base}/own.py:parity]"}
     (folder / "signals").mkdir(exist_ok=True)
     command = ["train", CONFIG, *options(**SETTINGS | own)]
-    return Job(2, command, folder, devices=2, SIGNALS=folder / "signals")
+    return Job(2, command, folder, devices=2, SIGNALS=folder / "signals", **options_of_the_job)
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +167,33 @@ def assert_same_run(actual: Path, expected: Path) -> None:
 
 def numbers(step: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in step.items() if not name.startswith(OF_THE_MACHINE)}
+
+
+FAILS = """
+import sys
+import jax
+from vtzero import cli
+from vtzero.data.pipeline import GroupPipeline
+
+drawn, next_batch = 0, GroupPipeline.next_batch
+
+def fails_at_the_third(self, size):
+    global drawn
+    drawn += 1
+    if jax.process_index() == 1 and drawn == 3:
+        raise OSError("the disk is gone")
+    return next_batch(self, size)
+
+GroupPipeline.next_batch = fails_at_the_third
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@SLOW
+def test_an_error_in_one_process_ends_the_job_and_is_told(base, tmp_path):
+    job = start(base, tmp_path, program=("-c", FAILS))
+    while "OSError: the disk is gone" not in job.logs[1].read_text():
+        assert job.processes[1].poll() is None, job.said()
+        time.sleep(0.1)
+    codes = job.codes(SECONDS)
+    assert not {0, -signal.SIGKILL} & {*codes}  # SIGKILL: one still waited when its time was over

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from vtzero.parallel.program import Program
-from vtzero.training import micro_batches
 from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device, fewest_parts, possible_parts
 
 ROWS, WIDTH = 64, 512
@@ -28,28 +27,26 @@ def arguments():
     return jnp.asarray(rng.normal(size=(ROWS, WIDTH)), jnp.float32), jnp.ones((4096, WIDTH))
 
 
-def test_more_parts_need_less_and_the_fewest_that_fit_are_chosen(arguments, monkeypatch):
+def test_more_parts_need_less_and_the_fewest_that_fit_are_chosen(arguments):
     needed = {parts: bytes_needed(summed_in(parts).declare(*arguments)()) for parts in (1, 2, 4, 8)}
     assert needed[1] > needed[2] > needed[4]
     for wanted in (1, 2, 4):
-        monkeypatch.setattr(micro_batches, "device_memory", lambda wanted=wanted: needed[wanted] / 0.9 + 10)
-        parts, program = fewest_parts(summed_in, (8, 1, 4, 2), arguments)
+        memory = int(needed[wanted] / 0.9) + 10
+        parts, program = fewest_parts(summed_in, (8, 1, 4, 2), arguments, memory=memory)
         assert parts == wanted
         np.testing.assert_allclose(program(*arguments), summed_in(1)(*arguments), rtol=1e-4)
 
 
-def test_a_program_that_the_compiler_refuses_does_not_fit(arguments, monkeypatch):
-    monkeypatch.setattr(micro_batches, "device_memory", lambda: 2**40)
-
+def test_a_program_that_the_compiler_refuses_does_not_fit(arguments):
     def refused(parts: int) -> Program:
         program = summed_in(parts)
         if parts < 4:
             program.declare = lambda *_: raises(f"RESOURCE_EXHAUSTED: Ran out of memory with {parts}")
         return program
 
-    assert fewest_parts(refused, (1, 2, 4, 8), arguments)[0] == 4
+    assert fewest_parts(refused, (1, 2, 4, 8), arguments, memory=2**40)[0] == 4
     with pytest.raises(ValueError, match="needs more memory than a device has even one sample at a time"):
-        fewest_parts(refused, (1, 2), arguments)
+        fewest_parts(refused, (1, 2), arguments, memory=2**40)
 
 
 def test_another_failure_of_the_compiler_is_not_hidden(arguments):
@@ -59,7 +56,7 @@ def test_another_failure_of_the_compiler_is_not_hidden(arguments):
         return program
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
-        fewest_parts(broken, (1, 2), arguments)
+        fewest_parts(broken, (1, 2), arguments, memory=2**40)
 
 
 def raises(message: str):
@@ -69,16 +66,15 @@ def raises(message: str):
     return compile_it
 
 
-def test_what_must_stay_beside_it_counts(arguments, monkeypatch):
+def test_what_must_stay_beside_it_counts(arguments):
     needed = bytes_needed(summed_in(1).declare(*arguments)())
-    monkeypatch.setattr(micro_batches, "device_memory", lambda: needed / 0.9 + 10)
-    assert fewest_parts(summed_in, (1, 2), arguments, beside=1000)[0] == 2
+    memory = int(needed / 0.9) + 10
+    assert fewest_parts(summed_in, (1, 2), arguments, memory=memory, beside=1000)[0] == 2
 
 
-def test_a_step_that_never_fits_is_an_error_that_says_what_it_needs(arguments, monkeypatch):
-    monkeypatch.setattr(micro_batches, "device_memory", lambda: 1000)
+def test_a_step_that_never_fits_is_an_error_that_says_what_it_needs(arguments):
     with pytest.raises(ValueError, match=r"even one sample at a time.*lower max_prompt_length"):
-        fewest_parts(summed_in, (1, 2), arguments)
+        fewest_parts(summed_in, (1, 2), arguments, memory=1000)
 
 
 def test_every_device_has_a_share_of_each_part():

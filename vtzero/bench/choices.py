@@ -60,12 +60,12 @@ def _changed(
     """The rows with their times under these keys; none where no layout is worth its compilation."""
     try:
         programs.change(**_GRID | keys)
-    except ConfigError as error:
-        return [replace(row, failed=str(error)) for row in rows]
-    layout = programs.layout(drawn)
+        layout = programs.layout(drawn)
+        times = {} if layout is None else _short_times(programs, repeats, drawn)
+    except (ConfigError, jax.errors.JaxRuntimeError) as error:
+        return [replace(row, failed=" ".join(str(error).split())[:200]) for row in rows]
     if layout is None:
         return []
-    times = _short_times(programs, repeats, drawn)
     return [
         replace(row, value=f"{row.value}, {layout}", seconds=times[row.phase][0], memory=times[row.phase][1])
         for row in rows

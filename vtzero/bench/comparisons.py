@@ -1,6 +1,6 @@
 """One change at a time: a config key, its values and the phases they should change. Data, then a runner."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,16 @@ Measure = Callable[[RunConfig, Collection[str]], Mapping[str, Phase]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """`key` of the config is set to each of `values`; the baseline is the config as it stands."""
+    """`key` of the config is set to each of `values`; the baseline is the config as it stands.
+
+    `given` are keys without which this one changes nothing; they are set in the baseline too.
+    """
 
     name: str
     key: str
     values: tuple[Any, ...]
     phases: tuple[str, ...]
+    given: tuple[tuple[str, Any], ...] = ()
 
 
 COMPARISONS = (
@@ -29,9 +33,15 @@ COMPARISONS = (
     ),
     Comparison("head", "logprob_chunk", (256, 1024, 4096), ("score", "update")),
     Comparison("remat", "gradient_checkpointing", (False, True), ("update",)),
-    Comparison("remat_policy", "gradient_checkpointing_policy", ("full", "dots"), ("update",)),
+    Comparison(
+        "remat_policy",
+        "gradient_checkpointing_policy",
+        ("full", "dots"),
+        ("update",),
+        given=(("gradient_checkpointing", True),),
+    ),
     Comparison("micro_batches", "gradient_accumulation_steps", (1, 2, 4), ("update",)),
-    Comparison("freeze", "freeze", ((), ("vision",), ("vision", "merger")), ("update",)),
+    Comparison("freeze", "freeze", ((), ("vision",), ("vision", "merger")), ("update", "step")),
     Comparison("dtype", "dtype", ("float32", "bfloat16"), ("prefill", "decode", "score", "update")),
 )
 """Those by a key of the config; `grouped` and `growth` have files of their own."""
@@ -66,10 +76,14 @@ def known_comparisons() -> tuple[Comparison, ...]:
 
 
 def compare(names: Collection[str], config: RunConfig, measure: Measure) -> Iterator[Difference]:
-    """Run the comparisons named; the baseline is measured once for all of them."""
+    """Run the comparisons named; a baseline is measured once for all that start from it."""
     chosen = [comparison for comparison in known_comparisons() if comparison.name in names]
-    if not chosen:
-        return
+    for given in dict.fromkeys(comparison.given for comparison in chosen):
+        alike = [comparison for comparison in chosen if comparison.given == given]
+        yield from _compare(alike, replace(config, **dict(given)), measure)
+
+
+def _compare(chosen: Sequence[Comparison], config: RunConfig, measure: Measure) -> Iterator[Difference]:
     baseline = measure(config, sorted({phase for comparison in chosen for phase in comparison.phases}))
     for comparison in chosen:
         for value in comparison.values:

@@ -9,19 +9,22 @@ import jax
 from vtzero.bench.programs import Programs
 from vtzero.models.qwen2_vl import costs
 from vtzero.parallel.sharding import readers
+from vtzero.sampling.decode import growing_lengths
 from vtzero.training.ceilings import Limits
 
-LENGTHS = (32, 128, 320, 640)
-_SHORTEST = 16
+LENGTHS = (32, 64, 128, 192, 256, 384, 512, 640)
+"""Just after these the run's own cache has grown, and has the most slots that are not in use yet."""
+_TOKENS = 16
+_TURNS = 8
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Seconds a token of the last quarter (but 16 at least) before `length`, over the whole batch.
+    """Seconds a token of the 16 that follow after `length`, over the whole batch.
 
-    `seconds` in the run's loop, whose answers may grow to the longest length; `fixed` in one whose cache has
-    the longest length from the start; `exact` in one whose cache has just `length` slots; `floor` is what
-    operations and bytes allow.
+    `seconds` with the cache that a run has there, whose answers may grow to the longest length; `fixed` with
+    one of that longest length; `exact` with one that ends with these tokens; `floor` is what operations and
+    bytes allow.
     """
 
     length: int
@@ -37,43 +40,46 @@ class Growth:
 
 
 def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], repeats: int) -> list[Growth]:
-    """Time tokens around each length; runs inside `jax.set_mesh(programs.mesh)`."""
-    longest = max(lengths)
-    grows, fixed = _Loop(programs, longest), _Loop(programs, longest, grows=False)
+    """Time the tokens after each length; runs inside `jax.set_mesh(programs.mesh)`."""
+    longest = max(programs.shapes.completion, max(lengths) + _TOKENS)
     rows = []
     for length in sorted(lengths):
-        exact = fixed if length == longest else _Loop(programs, length, grows=False)
-        own, full, alone = _around(length, (grows, fixed, exact), repeats)
-        rows.append(Growth(length, own, full, alone, _floor(programs, limits, length)))
+        end = length + _TOKENS
+        own = next(slots for slots in growing_lengths(longest) if slots >= end)
+        caches = {slots: _Tokens(programs, slots) for slots in {own, longest, end}}
+        seconds = _in_turns(caches, length, repeats)
+        floor = _floor(programs, limits, length)
+        rows.append(Growth(length, seconds[own], seconds[longest], seconds[end], floor))
     return rows
 
 
-class _Loop:
-    """The sampler with room for some tokens."""
+class _Tokens:
+    """Tokens drawn from the middle of an answer, with a cache of so many slots."""
 
-    def __init__(self, programs: Programs, room: int, *, grows: bool = True):
-        self._phases = programs.phases_up_to(room, grows=grows)
-        self._state, self._prompts = programs.state, programs.seen
+    def __init__(self, programs: Programs, slots: int):
+        self._draw = programs.tokens_from(slots)
+        self._arguments = programs.weights, programs.seen
 
-    def time(self, tokens: int) -> float:
+    def time(self, first: int, count: int) -> float:
         start = perf_counter()
-        jax.block_until_ready(self._phases.draw(self._state, self._prompts, 1, tokens))
+        jax.block_until_ready(self._draw(*self._arguments, first, count))
         return perf_counter() - start
 
 
-def _around(length: int, loops: Sequence[_Loop], repeats: int) -> list[float]:
-    """Seconds a token of the last quarter before `length`, in each loop.
+def _in_turns(caches: dict[int, _Tokens], length: int, repeats: int) -> dict[int, float]:
+    """Seconds a token with each cache, what comes before the first token left out.
 
-    In turns, so that a machine that slows down slows all alike, and the least of each, since the rest is
-    noise; of a short window the noise is a greater part, and the turns are more.
+    In turns, so that a machine that slows down slows all alike, and the least of each: the rest is noise.
     """
-    start = max(length - max(length // 4, _SHORTEST), 1)
-    repeats *= max(8 * _SHORTEST // (length - start), 2)
-    for loop in loops:
-        loop.time(1)
-    times = [[(loop.time(start), loop.time(length)) for loop in loops] for _ in range(repeats)]
-    ends = [[min(times) for times in zip(*of_loop, strict=True)] for of_loop in zip(*times, strict=True)]
-    return [(long - short) / (length - start) for short, long in ends]
+    counts = 0, _TOKENS
+    for tokens in caches.values():
+        tokens.time(length, _TOKENS)
+    times = [
+        [[tokens.time(length, count) for count in counts] for tokens in caches.values()]
+        for _ in range(_TURNS * repeats)
+    ]
+    least = [[min(times) for times in zip(*of_cache, strict=True)] for of_cache in zip(*times, strict=True)]
+    return {slots: (long - short) / _TOKENS for slots, (short, long) in zip(caches, least, strict=True)}
 
 
 def _floor(programs: Programs, limits: Limits, length: int) -> float:

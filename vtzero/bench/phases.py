@@ -140,15 +140,13 @@ class _Timer:
     def trained(self, only: Collection[str]) -> Iterator[Phase]:
         """Scoring, the update and the whole step; the first two work on one rollout."""
         programs, sample, score = self._programs, self._sample, self._compiled("scoring")
-        drawn = programs.draw(programs.seen)
+        programs.begin_updates()
+        rollout, tokens = programs.rollout(programs.seen, programs.draw(programs.seen))
         if "score" in only:
-            rollout, _ = programs.rollout(programs.seen, drawn)
             yield self._timed("score", lambda: programs.score(rollout), score)
         if not {"update", "step"} & set(only):
             return
-        programs.begin_updates()
         update = self._compiled("update")
-        rollout, tokens = programs.rollout(programs.seen, drawn)
         if "update" in only:
             yield self._timed("update", lambda: programs.learn(rollout, tokens), update)
         if "step" in only:

@@ -20,13 +20,13 @@ from vtzero.models.qwen2_vl.inputs import Prompts
 from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.processes import on_host
 from vtzero.parallel.sharding import shard_batch
-from vtzero.sampling.decode import Completions
+from vtzero.sampling.decode import Completions, begin, sample_keys
 from vtzero.training.blueprint import blueprint_from_shapes
 from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import device_memory
 from vtzero.training.optimizer import decays
 from vtzero.training.outline import compute_dtype
-from vtzero.training.phases import Phases, rollout_of
+from vtzero.training.phases import Phases, rollout_of, sampling_parameters
 from vtzero.training.setup import check_attention
 from vtzero.training.state import Metrics, TrainState
 
@@ -44,7 +44,7 @@ class Programs:
         self.mesh = make_mesh(chosen_mesh(config, model, jax.device_count(), memory))
         config = chosen_gathering(config, model, self.mesh.shape, memory)
         buckets = Buckets(shapes.prompt, shapes.patches)
-        made = blueprint_from_shapes(config, model, buckets, self.mesh)
+        made = blueprint_from_shapes(config, model, buckets, self.mesh, memory)
         self._blueprint, self._abstract, self._abstract_reference = made
         self.phases = Phases(self._blueprint)
         self.prompts: Prompts = shard_batch(random_prompts(shapes, model), self.mesh)
@@ -75,11 +75,23 @@ class Programs:
         check_attention(config, self.mesh.devices.flat[0].platform)
         self.config, self.phases = config, Phases(replace(self._blueprint, config=config))
 
-    def phases_up_to(self, length: int, *, grows: bool = True) -> Phases:
-        """Phases that draw up to `length` tokens; the cache grows, or has its full length from the start."""
-        own = None if grows else (length,)
-        decoding = replace(self._blueprint.decoding, max_completion_length=length, cache_lengths=own)
-        return Phases(replace(self._blueprint, decoding=decoding))
+    def tokens_from(self, slots: int) -> Callable[..., Completions]:
+        """Draws tokens with a cache of `slots`: (weights, prompts, first, count) -> completions.
+
+        They are `count` tokens from place `first` of the answers on; what is before them is blank.
+        """
+        settings = replace(self._blueprint.decoding, max_completion_length=slots, cache_lengths=(slots,))
+        parameters = sampling_parameters(self.config, self._blueprint.banned_ids)
+        samples = jnp.arange(self.shapes.batch)
+
+        def draw(weights: tuple[Any, Any], prompts: Prompts, first: Array, count: Array) -> Completions:
+            model = self._blueprint.parts.merge(*weights)
+            keys = sample_keys(jax.random.key(0), 0, samples, self.shapes.group)
+            loop, draw_token = begin(model, prompts, keys, parameters, settings)
+            loop = replace(loop, step=jnp.int32(first))
+            return jax.lax.fori_loop(0, count, lambda _, loop: draw_token(loop), loop).completions
+
+        return jax.jit(draw)
 
     def traced(self, name: str) -> Callable[[], Callable[[], Any]]:
         """What traces the program of this name; see `Phases.programs`."""
@@ -126,9 +138,10 @@ class Programs:
         return rollout_of(prompts, drawn, weighed, old, own, packing), weighed.total_tokens
 
     def score(self, rollout: Rollout) -> Array:
-        """Log-probabilities, as a reference model or an old policy gives them."""
+        """Log-probabilities, as the reference model gives them, or without one an old policy."""
+        scorer = self.state.trainable if self.reference is None else self.reference
         ids, packing = rollout.completion_ids, rollout.packing
-        return self.phases.score(*self.weights, rollout.prompts, ids, packing)
+        return self.phases.score(scorer, self.state.frozen, rollout.prompts, ids, packing)
 
     def learn(self, rollout: Rollout, tokens: Array) -> Metrics:
         """One update of the state."""

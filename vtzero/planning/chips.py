@@ -12,8 +12,9 @@ GIB = 2**30
 class Chip:
     """One chip: usable memory in bytes, its published limits, and the bytes a second of all its links.
 
-    Memory is what libtpu's compiler accepts (v5e: 15.75 of 16 GiB); links are the interchip bandwidth of
-    Google Cloud's TPU pages, in both directions together.
+    Memory is what libtpu's compiler accepts (v5e: 15.75 of 16 GiB); links are half of the bidirectional
+    interchip bandwidth of Google Cloud's TPU pages, since bytes received are compared with them; every axis
+    of a mesh is taken to use all of a chip's links.
     """
 
     memory: int

@@ -88,7 +88,10 @@ class _Work:
 
     def step(self, where: Slice) -> dict[str, Any]:
         """The config's own mesh on a slice; what would fit, where it does not."""
-        made = Plan(self.config, self.model, self.shapes, where)
+        try:
+            made = Plan(self.config, self.model, self.shapes, where)
+        except ConfigError as error:
+            raise ConfigError(f"{where.name}: {error}, or look for a mesh with --search") from error
         verdict = judge(made, self.names, self.compile)
         figures = verdict.figures()
         show_step(figures)

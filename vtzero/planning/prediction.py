@@ -41,13 +41,18 @@ def estimated(plan: Plan, name: str) -> Times:
 
 
 def _times(plan: Plan, name: str, received: float) -> Times:
-    flops, moved = _WORK[name](plan)
+    flops, moved = work(plan, name)
     chip, chips = plan.where.chip, plan.mesh.size
     return Times(
         operations=flops / (chips * OF_PEAK * chip.limits.flops),
         memory=moved / (chips * OF_BANDWIDTH * chip.limits.bandwidth),
         links=received / (OF_LINKS * chip.links),
     )
+
+
+def work(plan: Plan, name: str) -> tuple[float, float]:
+    """Operations, and bytes through memory, of one run of a program, on all chips together."""
+    return _WORK[name](plan)
 
 
 def _itemsize(plan: Plan) -> int:

@@ -7,10 +7,12 @@ from time import perf_counter
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vtzero.bench.shapes import Shapes
 from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
+from vtzero.models.qwen2_vl import costs
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.costs import Lengths
 from vtzero.parallel.mesh import make_mesh
@@ -84,7 +86,7 @@ class Plan:
         self.mesh = make_mesh(chosen_mesh(config, model, where.size, memory), list(where.devices))
         self.config = chosen_gathering(config, model, self.mesh.shape, memory)
         buckets = Buckets(shapes.prompt, shapes.patches)
-        made = blueprint_from_shapes(self.config, model, buckets, self.mesh)
+        made = blueprint_from_shapes(self.config, model, buckets, self.mesh, memory)
         self._blueprint, self._state, self._reference = made
 
     @property
@@ -117,6 +119,18 @@ class Plan:
         parts = self.config.gradient_accumulation_steps or 1
         config = replace(self.config, gradient_accumulation_steps=parts)
         return Phases(replace(self._blueprint, config=config))
+
+    def runs(self, name: str) -> int:
+        """How often a step runs a program."""
+        updates = self.config.num_iterations
+        return {"scoring": int(self.config.beta > 0) + int(updates > 1), "update": updates}.get(name, 1)
+
+    @property
+    def cache(self) -> int:
+        """Bytes of a chip for the keys and values of a whole rollout; the sampler's temporaries hold them."""
+        text, shapes, itemsize = self.model.text, self.shapes, jnp.dtype(self.config.dtype).itemsize
+        slots = shapes.batch * (shapes.prompt + shapes.group * shapes.completion) // readers(self.mesh)
+        return slots * costs.cache_bytes(text, itemsize) // min(self.axes["tensor"], text.num_key_value_heads)
 
     def cut(self, parts: int) -> "Plan":
         """The same with another number of micro-batches."""

@@ -49,11 +49,12 @@ def candidates(
     """
     found = []
     for mesh in meshes(config, model, where.size):
-        plan = Plan(replace(config, mesh=mesh), model, shapes, where)
+        plan = Plan(replace(config, mesh=mesh, gradient_accumulation_steps=1), model, shapes, where)
         state = "holds too much" if hopeless(plan, names) else "not compiled"
         for parts in plan.possible_parts:
             cut = plan.cut(parts)
-            found.append(Candidate(cut, sum(estimated(cut, name).total for name in names), state))
+            seconds = sum(cut.runs(name) * estimated(cut, name).total for name in names)
+            found.append(Candidate(cut, seconds, state))
     return sorted(found, key=lambda one: (one.state != "not compiled", one.seconds))
 
 

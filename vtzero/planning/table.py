@@ -17,21 +17,46 @@ def show_step(figures: dict[str, Any]) -> None:
     held = ", ".join(f"{name} {_bytes(size)}" for name, size in figures["held"].items())
     chosen = ", the fewest that fit" if figures["micro_batches_chosen"] else ""
     title = f"{figures['topology']}: {mesh}; micro-batches {figures['micro_batches']}{chosen}; "
+    columns: tuple[str, ...] = (
+        "program",
+        "runs",
+        "a chip needs",
+        "of it made",
+        "fits",
+        "FLOP",
+        "through memory",
+        "received",
+    )
+    columns += ("predicted", "compiled in", "with")
     table = _table(
-        f"{title}held on a chip: {held}",
-        ("program", "a chip needs", "of", "fits", "received", "predicted", "compiled in", "with"),
+        f"{title}a chip of {_bytes(figures['memory_of_a_chip'])} holds {held}; the rollout's cache is "
+        f"{_bytes(figures['cache'])}",
+        columns,
     )
     for row in figures["programs"]:
         table.add_row(
             row["name"],
+            str(row["runs"]),
             "refused" if row["refused"] else _bytes(row["memory"]),
-            _bytes(figures["memory_of_a_chip"]),
+            _bytes(row["temporaries"]),
             "yes" if row["fits"] else "no",
+            f"{row['flops']:.2e}",
+            _bytes(row["moved_bytes"]),
             _bytes(row["received_bytes"]),
             _seconds(row["predicted_seconds"]),
             f"{row['compile_seconds']:.0f} s",
             _bytes(row["host_memory"]),
         )
+    whole: tuple[str, ...] = (
+        "together",
+        "",
+        "",
+        "",
+        "yes" if figures["fits"] else "no",
+        f"{figures['flops']:.2e}",
+    )
+    whole += (_bytes(figures["moved_bytes"]), _bytes(figures["received_bytes"]))
+    table.add_row(*whole, _seconds(figures["predicted_seconds"]), "", "")
     _print(table)
     for row in figures["programs"]:
         if row["refused"]:
@@ -76,7 +101,8 @@ def show_assumptions() -> None:
     print(
         f"Predicted: the greater of operations at {OF_PEAK:.0%} of the published peak and bytes at "
         f"{OF_BANDWIDTH:.0%} of the bandwidth, and what is received at {OF_LINKS:.0%} of the links with "
-        f"nothing hidden. Fits: {SPARE:.0%} of the memory to spare."
+        f"nothing hidden. FLOP and bytes through memory are of all chips, the rest of one. "
+        f"Fits: {SPARE:.0%} of the memory to spare."
     )
 
 

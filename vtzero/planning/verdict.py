@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtzero.planning.apart import Job
-from vtzero.planning.prediction import predicted
+from vtzero.planning.prediction import predicted, work
 from vtzero.planning.programs import Plan, Planned
 from vtzero.training.micro_batches import USABLE
 
@@ -42,9 +42,16 @@ class Verdict:
 
     @property
     def seconds(self) -> float | None:
-        """Predicted for all compiled programs together; None where the compiler refused one."""
-        times = [predicted(self.plan, one) for one in self.compiled]
-        return None if None in times else sum(one.total for one in times if one)
+        """Predicted for all compiled programs, as often as a step runs them; None where one was refused."""
+        times = [(predicted(self.plan, one), self.plan.runs(one.name)) for one in self.compiled]
+        return sum(one.total * runs for one, runs in times if one) if all(one for one, _ in times) else None
+
+    @property
+    def received(self) -> float | None:
+        """Bytes that a chip receives in a step; None where the compiler refused a program."""
+        if any(one.refused for one in self.compiled):
+            return None
+        return sum(one.received * self.plan.runs(one.name) for one in self.compiled)
 
     @property
     def memory(self) -> int | None:
@@ -67,16 +74,30 @@ class Verdict:
                 "optimizer": held.optimizer,
                 "reference": held.reference,
             },
+            "cache": plan.cache,
             "programs": [self.row(one) for one in self.compiled],
             "fits": self.fits,
             "predicted_seconds": self.seconds,
+            "received_bytes": self.received,
+            **dict(zip(("flops", "moved_bytes"), self._work(), strict=True)),
         }
+
+    def _work(self) -> tuple[float, float]:
+        """Operations, and bytes through memory, of a step on all chips."""
+        flops = moved = 0.0
+        for one in self.compiled:
+            runs, (own_flops, own_moved) = self.plan.runs(one.name), work(self.plan, one.name)
+            flops, moved = flops + runs * own_flops, moved + runs * own_moved
+        return flops, moved
 
     def row(self, one: Planned) -> dict[str, Any]:
         """The figures of one program."""
-        times = predicted(self.plan, one)
+        times, (flops, moved) = predicted(self.plan, one), work(self.plan, one.name)
         return {
             "name": one.name,
+            "runs": self.plan.runs(one.name),
+            "flops": flops,
+            "moved_bytes": moved,
             "compile_seconds": one.seconds,
             "host_memory": one.host_memory or None,
             "memory": None if one.refused else one.memory,

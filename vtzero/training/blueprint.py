@@ -23,12 +23,13 @@ _NEVER = -1
 class Blueprint:
     """Settings, shapes and a mesh, which may be one of devices that are not here.
 
-    `banned_ids` are those that sampling may not draw.
+    `memory` are the bytes of one of its devices; `banned_ids` are those that sampling may not draw.
     """
 
     config: RunConfig
     model: Qwen2VLConfig
     buckets: Buckets
+    memory: int
     mesh: jax.sharding.Mesh
     shardings: TrainState
     parts: ModelParts
@@ -39,13 +40,13 @@ class Blueprint:
     @classmethod
     def of(cls, setup: Setup) -> "Blueprint":
         """That of a run."""
-        names = ("config", "buckets", "mesh", "shardings", "parts", "optimizer", "banned_ids")
+        names = ("config", "buckets", "memory", "mesh", "shardings", "parts", "optimizer", "banned_ids")
         own = {name: getattr(setup, name) for name in names}
         return cls(model=setup.processor.config, decoding=decode_settings(setup, "policy"), **own)
 
 
 def blueprint_from_shapes(
-    config: RunConfig, model: Qwen2VLConfig, buckets: Buckets, mesh: jax.sharding.Mesh
+    config: RunConfig, model: Qwen2VLConfig, buckets: Buckets, mesh: jax.sharding.Mesh, memory: int
 ) -> tuple[Blueprint, TrainState, Any | None]:
     """That of a run which has no model folder; its state and its reference as shapes where arrays would lie.
 
@@ -62,6 +63,7 @@ def blueprint_from_shapes(
         config=config,
         model=model,
         buckets=buckets,
+        memory=memory,
         mesh=mesh,
         shardings=shardings,
         parts=made.parts,

@@ -4,7 +4,7 @@ Knows devices and clocks only: no model and no config of runs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -79,10 +79,7 @@ def run_limits(dtype: Any) -> Limits:
     if known is not None:
         return known
     size = _QUICK_CPU if device.platform == "cpu" else _QUICK_ACCELERATOR
-    limits = measure(dtype, sizes=(size,), array_bytes=2**26, repeats=1).limits
-    # One virtual device measures all the cores that it shares with the others.
-    shared = jax.local_device_count() if device.platform == "cpu" else 1
-    return replace(limits, flops=limits.flops / shared, bandwidth=limits.bandwidth / shared)
+    return measure(dtype, sizes=(size,), array_bytes=2**26, repeats=1).limits
 
 
 def measure(
@@ -91,14 +88,16 @@ def measure(
     """Time square products in `dtype`, and memory beyond any cache with STREAM's kernels, on one device.
 
     A product counts 2 n^3 operations. Scaling an array moves it twice, a triad (a + 2 b) moves three arrays,
-    a sum reads one.
+    a sum reads one. A virtual device of a CPU has its share of what all of them reach: alone it measures the
+    cores that it shares with the others.
     """
     on_cpu = jax.local_devices()[0].platform == "cpu"
+    sharers = jax.local_device_count() if on_cpu else 1
     sizes = sizes or ((512, 1024, 2048) if on_cpu else (2048, 4096, 8192, 16384))
     array_bytes = array_bytes or (2**28 if on_cpu else 2**30)
     return Measured(
-        {size: 2 * size**3 / _matmul_seconds(size, dtype, repeats) for size in sizes},
-        _memory(array_bytes, repeats),
+        {size: 2 * size**3 / _matmul_seconds(size, dtype, repeats) / sharers for size in sizes},
+        {kernel: speed / sharers for kernel, speed in _memory(array_bytes, repeats).items()},
     )
 
 

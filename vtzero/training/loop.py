@@ -42,7 +42,8 @@ from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
 
 FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", "save_total_limit")
-FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation")
+FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accumulation_steps", "attention")
+FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
 
 
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -201,7 +202,10 @@ class _Run:
         try:
             self._state, report = self._method.step(self._state, index)
         except Exception:
-            self._record(self._method.finish())  # the step before has done its work
+            # The step before has done its work. Among several processes its report asks all of them, and the
+            # others may not have failed: they would wait, and so would this one.
+            if jax.process_count() == 1:
+                self._record(self._method.finish())
             raise
         self._compiled[index] = COMPILATIONS.metrics()
         self._record(report)

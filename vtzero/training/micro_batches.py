@@ -27,15 +27,21 @@ def device_memory() -> int:
 
 
 def fewest_parts(
-    make: Callable[[int], Program], candidates: Iterable[int], arguments: tuple[Any, ...], *, beside: int = 0
+    make: Callable[[int], Program],
+    candidates: Iterable[int],
+    arguments: tuple[Any, ...],
+    *,
+    memory: int,
+    beside: int = 0,
 ) -> tuple[int, Program]:
     """The program of the fewest parts that fits, compiled for `arguments`, and their number.
 
-    `make(parts)` gives the program; `beside` are bytes of a device that it does not own but that must stay.
+    `make(parts)` gives the program; a device has `memory` bytes, of which `beside` are not the program's own
+    but must stay.
 
     Raises ValueError when not even the most parts fit.
     """
-    limit = int(USABLE * device_memory()) - beside
+    limit = int(USABLE * memory) - beside
     needs = ""
     for parts in sorted(candidates):
         program = make(parts)

@@ -6,6 +6,7 @@ They need shapes and a mesh, and no data, no rewards and no files: a benchmark r
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import jax
@@ -72,6 +73,8 @@ class Phases:
             out_shardings=_weighed_as(self._rows, self._everywhere),
         )
         self._score = Program(self._logprobs, out_shardings=self._rows)
+        # Declared programs are compiled by several threads, and the choice is made once for all layouts.
+        self._choosing = Lock()
         self.micro_batches: int | None = config.gradient_accumulation_steps or None
         self._update = None if self.micro_batches is None else self._make_update(self.micro_batches)
 
@@ -177,7 +180,14 @@ class Phases:
             yield program_name("update", layout), partial(self._declare_update, arguments, reference)
 
     def _declare_update(self, arguments: tuple[Any, ...], reference: Any) -> Callable[[], Any]:
-        return self._chosen_update(arguments, reference).declare(*arguments)
+        """Where the number of micro-batches is left open, it is chosen when the update is compiled."""
+        if self._update is None:
+            return partial(self._compile_chosen, arguments, reference)
+        return self._update.declare(*arguments)
+
+    def _compile_chosen(self, arguments: tuple[Any, ...], reference: Any) -> Any:
+        with jax.set_mesh(self._setup.mesh):  # a thread that compiles has none
+            return self._chosen_update(arguments, reference).declare(*arguments)()
 
     def _blank_completions(self) -> Completions:
         config = self._config
@@ -206,12 +216,16 @@ class Phases:
 
     def _chosen_update(self, arguments: tuple[Any, ...], reference: Any = None) -> Program:
         """The update, in as few parts as fit where the config leaves that open."""
+        with self._choosing:
+            return self._chosen(arguments, reference)
+
+    def _chosen(self, arguments: tuple[Any, ...], reference: Any) -> Program:
         if self._update is None:
             candidates = possible_parts(self._config.prompts_per_step, readers(self._setup.mesh))
             # A reference that moves is a part of the state, and so counted already.
             beside = bytes_on_a_device(reference) if arguments[0].reference is None else 0
             self.micro_batches, self._update = fewest_parts(
-                self._make_update, candidates, arguments, beside=beside
+                self._make_update, candidates, arguments, memory=self._setup.memory, beside=beside
             )
         return self._update
 

@@ -50,7 +50,7 @@ class Setup:
     """What every method trains with.
 
     `config` is the run's, with `gather_for_generation` decided; `folder` is the Hugging Face folder that the
-    run started from.
+    run started from; `memory` are the bytes of a device, of all processes' the least.
     """
 
     config: RunConfig
@@ -58,6 +58,7 @@ class Setup:
     processor: Processor
     template: PromptTemplate
     buckets: Buckets
+    memory: int
     mesh: jax.sharding.Mesh
     shardings: TrainState
     parts: ModelParts
@@ -102,6 +103,7 @@ def set_up(config: RunConfig, run_folder: Path) -> tuple[Setup, TrainState]:
         processor=processor,
         template=template,
         buckets=Buckets(config.max_prompt_length, processor.max_patches(images)),
+        memory=memory,
         mesh=mesh,
         shardings=shardings,
         parts=parts,
@@ -124,11 +126,17 @@ def folder_network(config: RunConfig) -> Qwen2VLConfig:
 
 def check_batch(config: RunConfig, mesh: Mapping[str, int]) -> None:
     """Raise ConfigError when a step's prompts cannot be shared out over the mesh."""
-    shards = mesh["data"] * mesh["fsdp"]
+    shards, parts = mesh["data"] * mesh["fsdp"], config.gradient_accumulation_steps or 1
     if config.prompts_per_step % shards:
         raise ConfigError(
             f"prompts_per_step is {config.prompts_per_step}, which does not divide over the mesh's "
             f"data * fsdp = {shards} devices; change one of them (mesh.tensor takes devices too)"
+        )
+    if config.prompts_per_step % (shards * parts):
+        raise ConfigError(
+            f"prompts_per_step is {config.prompts_per_step}, which does not divide into "
+            f"gradient_accumulation_steps = {parts} micro-batches over data * fsdp = {shards} devices; "
+            "lower gradient_accumulation_steps: the gradient does not depend on it"
         )
 
 

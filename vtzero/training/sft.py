@@ -90,7 +90,9 @@ class SFT:
         """The update, in as few parts as fit where the config leaves that open."""
         if self._update is None:
             candidates = possible_parts(self._setup.config.prompts_per_step, readers(self._setup.mesh))
-            _, self._update = fewest_parts(self._make_update, candidates, arguments)
+            _, self._update = fewest_parts(
+                self._make_update, candidates, arguments, memory=self._setup.memory
+            )
         return self._update
 
     def finish(self) -> StepReport | None:
