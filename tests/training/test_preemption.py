@@ -23,10 +23,15 @@ def test_the_first_signal_is_a_wish(number):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_where_nothing_can_be_saved_it_interrupts(number):
-    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
+    with StopRequest() as stop:
         assert stop.immediate
-        os.kill(os.getpid(), number)
-        time.sleep(10)
+        with pytest.raises(KeyboardInterrupt):
+            signal_and_wait(number)
+
+
+def signal_and_wait(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(10)
 
 
 def test_the_handlers_of_before_come_back():
