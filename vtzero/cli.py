@@ -1,6 +1,7 @@
 """The command line: parses, loads a config, calls one function. No logic.
 
-Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 interrupted.
+Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 interrupted, 75 a run that
+was asked to stop and that the same command goes on with.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as error:
         print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
-        return 130
+        return int(getattr(error, "exit_code", 130))
     if known.json:
         print(json.dumps(figures))
     elif "folder" in figures:

@@ -153,7 +153,7 @@ def test_sigterm_ends_the_job_with_the_way_to_go_on(base, tmp_path, told):
     assert 0 not in codes
     assert all("interrupted; the same command goes on after step" in job.logs[i].read_text() for i in told)
     if len(told) == 2:
-        assert codes == [130, 130]
+        assert codes == [75, 75]
 
 
 def assert_same_run(actual: Path, expected: Path) -> None:

@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
         command = ["train", CONFIG, "--quiet", *options(**SETTINGS, model=model, output_dir=base / name)]
         command += ["--reward_funcs", f"[{reward}:length_parity]"]
         if name == "interrupted":
-            vtzero(*command, code=130, environment={"STOP_IN_CALL": "4"})
+            vtzero(*command, code=75, environment={"STOP_IN_CALL": "4"})
             assert not (base / name / "summary.json").exists()
         vtzero(*command)
         folders.append(base / name)

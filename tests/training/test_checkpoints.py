@@ -1,6 +1,7 @@
 """Checkpoints: byte-equal round trips, interrupted and failed saves, other devices, and every refusal."""
 
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import pytest
 from fixtures.tiny_folder import make_tiny_folder
 from flax import nnx
 
-from vtzero.training.checkpoints import Checkpoints
+from vtzero.training.checkpoints import Checkpoints, SetAside
 from vtzero.training.huggingface import load_model, read_config, save_model
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer
+from vtzero.training.seals import SEAL, damage
 from vtzero.training.state import TrainState, new_state, split_model
 
 MEGABYTES = 10**6
@@ -361,6 +363,55 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     message = one_line_error(lambda: checkpoints.restore(1, small(size=1000)))
     assert message.startswith(f"{tmp_path / '1'}: cannot be read (")
+
+
+def flipped(content: bytes) -> bytes:
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :] if content else b"x"
+
+
+@pytest.mark.parametrize(
+    "change", [flipped, lambda content: content[: len(content) // 2] if content else b"x", None]
+)
+def test_whatever_file_is_changed_the_checkpoint_before_is_used(tmp_path: Path, change: Any) -> None:
+    for step in (1, 2):
+        save_now(tmp_path / "run", step, small(step, size=1000), {"step": step})
+    names = [path.relative_to(tmp_path / "run") for path in (tmp_path / "run" / "2").rglob("*")]
+    files = [name for name in names if (tmp_path / "run" / name).is_file()]
+    assert len(files) > 5
+    for name in files:
+        copy = Path(shutil.copytree(tmp_path / "run", tmp_path / "copies" / name))
+        if change is None:
+            (copy / name).unlink()
+        else:
+            (copy / name).write_bytes(change((copy / name).read_bytes()))
+        checkpoints = Checkpoints(copy, keep=1)
+        if name.name == SEAL and change is None:
+            expected = SetAside(2, "2.unfinished", "it was never finished")
+        else:
+            assert "is damaged" in one_line_error(lambda: checkpoints.check(2))  # noqa: B023
+            expected = SetAside(2, "2.damaged", str(damage(copy / "2")))
+        assert checkpoints.recover() == (1, [expected]), name
+        assert contents(checkpoints.restore(1, small(size=1000))) == contents(small(1, size=1000))
+        with closing(checkpoints):  # the step can be saved again
+            checkpoints.save(2, small(7), {"step": 7})
+        assert checkpoints.list_steps() == [2]
+        assert checkpoints.recover() == (2, [])
+        assert checkpoints.read_extra(2) == {"step": 7}
+
+
+def test_a_folder_of_damaged_checkpoints_is_an_error(tmp_path: Path) -> None:
+    checkpoints = save_now(tmp_path, 1, small())
+    (tmp_path / "1" / SEAL).write_text("{}")
+    message = one_line_error(checkpoints.recover)
+    assert message.startswith(f"{tmp_path}: every checkpoint is damaged (1.damaged: ")
+
+
+def test_nothing_to_recover_is_a_fresh_start(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "none", keep=None).recover() == (None, [])
+    (tmp_path / "3").mkdir()
+    unfinished = SetAside(3, "3.unfinished", "it was never finished")
+    assert Checkpoints(tmp_path, keep=None).recover() == (None, [unfinished])
 
 
 def test_a_step_is_not_saved_twice(tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """Checkpoints of a run, through Orbax: a pytree of arrays and a little JSON, saved while training goes on.
 
-Knows no model and no optimizer: leaves are stored under the names that lead to them in the pytree.
+Knows no model and no optimizer: leaves are stored under the names that lead to them in the pytree. A
+checkpoint counts once it is sealed with the checksums of its files; only then do older ones go.
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +19,24 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
+from vtzero.parallel.messages import ask_first
+from vtzero.training.seals import damage, is_sealed, seal, unseal
+
 Name = tuple[str, ...]
 _STATE, _EXTRA = "state", "extra"
 _LONGEST_REASON = 300
 _WRITTEN_AT_ONCE = 256 * 2**20
 """Bytes; a larger piece of an array is written alone. Without a limit Orbax collects the whole packed
 checkpoint before it writes: 3 GiB beside the 4.1 of 2B parameters in bfloat16, and no second less."""
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A checkpoint that was not used, the name of its folder now, and why."""
+
+    step: int
+    name: str
+    reason: str
 
 
 class Checkpoints:
@@ -38,13 +55,15 @@ class Checkpoints:
         self._folder = Path(folder).absolute()  # Orbax refuses relative paths.
         self._keep = keep
         self._writer: ocp.training.Checkpointer | None = None
+        self._sealing: Future[None] | None = None
+        self._sealer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
 
     def save(self, step: int, state: Any, extra: Mapping[str, Any]) -> None:
         """Copy the state to the host, then write it in the background, as `folder/STEP/`.
 
         Once this returns, the arrays may be donated and `extra` changed. The step counts as saved, and older
-        ones are deleted, only after everything is written. With several processes `extra` is the first one's.
-        A save still under way is waited for, and fails here if it fails.
+        ones are deleted, only after everything is written and sealed. With several processes `extra` is the
+        first one's. A save still under way is waited for, and fails here if it fails.
 
         Raises ValueError when the step is there already, when `extra` is not JSON, and, with several
         processes, for an array that is not spread over all of them.
@@ -54,35 +73,59 @@ class Checkpoints:
         items = {_STATE: unflatten_dict(leaves), _EXTRA: _Json(_to_json(extra))}
         self.wait()
         try:
-            self._open(leaves).save_checkpointables_async(step, items, force=True)
+            response = self._open(leaves).save_checkpointables_async(step, items, force=True)
         except ocp.training.errors.StepAlreadyExistsError as error:
             path = self._folder / str(step)
             raise ValueError(f"{path}: exists already; remove it, or continue from it") from error
+        self._sealing = self._sealer.submit(self._finish, step, response.result)
 
     def wait(self) -> None:
         """Return once the latest save has finished; raises what made it fail.
 
         After a failure older checkpoints are still there, and the step can be saved again.
         """
-        if self._writer is None:
+        if self._sealing is None or self._writer is None:
             return
+        sealing, self._sealing = self._sealing, None
         try:
-            self._writer.wait()
+            sealing.result()
         except Exception:
-            # Orbax's list holds the failed step, and misses those that it would have replaced.
-            self._writer.reload()
+            self._release()  # Orbax's would raise the same again for every later save
             raise
+        ask_first(lambda: None)  # the first process seals, and no other goes on before it has
 
     def close(self) -> None:
-        """Finish what is under way and release Orbax's threads. To be called before the process ends."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Finish what is under way and release all threads. To be called before the process ends."""
+        try:
+            self.wait()
+        finally:
+            self._sealer.shutdown()
+            self._release()
+
+    def recover(self) -> tuple[int | None, list[SetAside]]:
+        """The newest checkpoint whose files are all as they were written, and what was newer.
+
+        The newer ones are renamed, to `STEP.damaged` where a file is not as it was written and to
+        `STEP.unfinished` where they were never finished, so that their steps can be saved again. To be called
+        before anything is saved; with several processes, the first one looks.
+
+        Raises ValueError, in every process, where there are checkpoints and all of them are damaged.
+        """
+        return ask_first(self._recover)
+
+    def check(self, step: int) -> None:
+        """Raise ValueError, in every process, when a file of this checkpoint is not as it was written."""
+        path = self._finished(step)
+
+        def check() -> None:
+            if (problem := damage(path)) is not None:
+                raise ValueError(f"{path}: is damaged ({problem}); choose another step")
+
+        ask_first(check)
 
     def list_steps(self) -> list[int]:
         """The steps of the finished checkpoints, ascending; none when there is no folder."""
-        found = ocp.path.step.standard_name_format().find_all(self._folder)
-        return sorted(info.step for info in found if info.commit_timestamp_nsecs is not None)
+        return sorted(step for step, path in self._folders() if is_sealed(path))
 
     def latest_step(self) -> int | None:
         """The newest finished checkpoint's step, or None."""
@@ -126,15 +169,57 @@ class Checkpoints:
         value: dict[str, Any] = json.loads(extra.text)
         return value
 
+    def _release(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with suppress(Exception):  # that of a failed save, raised before
+                writer.close()
+
+    def _folders(self) -> Iterator[tuple[int, Path]]:
+        if self._folder.is_dir():
+            for path in self._folder.iterdir():
+                if path.name.isdecimal() and path.is_dir():
+                    yield int(path.name), path
+
+    def _recover(self) -> tuple[int | None, list[SetAside]]:
+        aside: list[SetAside] = []
+        for step, path in sorted(self._folders(), reverse=True):
+            finished = is_sealed(path)
+            problem = damage(path) if finished else "it was never finished"
+            if problem is None:
+                return step, aside
+            name = f"{step}.{'damaged' if finished else 'unfinished'}"
+            aside.append(SetAside(step, name, problem))
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+            path.rename(self._folder / name)
+        if damaged := [f"{one.name}: {one.reason}" for one in aside if one.name.endswith(".damaged")]:
+            raise ValueError(
+                f"{self._folder}: every checkpoint is damaged ({'; '.join(damaged)}); "
+                "remove the folder to start anew"
+            )
+        return None, aside
+
+    def _finish(self, step: int, written: Callable[[], Any]) -> None:
+        """Once a step is written: seal it, and delete those that it replaces."""
+        written()
+        if jax.process_index():
+            return
+        seal(self._folder / str(step))
+        kept = self.list_steps()[-self._keep :] if self._keep else []
+        for older, path in self._folders():
+            if kept and older < kept[0]:
+                unseal(path)
+                shutil.rmtree(path)
+        for path in self._folder.glob("*.unfinished"):
+            shutil.rmtree(path)
+
     def _open(self, leaves: Mapping[Name, Any]) -> ocp.training.Checkpointer:
         if self._writer is None:
-            policies = ocp.training.preservation_policies
             context = ocp.Context()
             context.memory_options.write_concurrent_bytes = max(_WRITTEN_AT_ONCE, 2 * _largest_piece(leaves))
             self._writer = ocp.training.Checkpointer(
                 self._folder,
                 context=context,
-                preservation_policy=policies.LatestN(self._keep),
                 cleanup_tmp_directories=True,
             )
         return self._writer

@@ -11,7 +11,7 @@ from vtzero.config import load_config
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import abstract_model
 from vtzero.parallel.mesh import MeshSettings, make_mesh
-from vtzero.parallel.messages import tell_all
+from vtzero.parallel.messages import ask_first, tell_all
 from vtzero.parallel.processes import is_first
 from vtzero.parallel.sharding import shapes_at, shard_params
 from vtzero.training.checkpoints import Checkpoints
@@ -31,9 +31,10 @@ def export_run(run_folder: Path, out: Path, step: int | None = None) -> dict[str
     """
     _check_empty(out)
     checkpoints = Checkpoints(run_folder / "checkpoints", keep=None)
-    chosen = checkpoints.latest_step() if step is None else step
+    chosen = ask_first(checkpoints.latest_step) if step is None else step
     if chosen is None:
         raise FileNotFoundError(f"{run_folder}: no finished checkpoint in {run_folder / 'checkpoints'}")
+    checkpoints.check(chosen)
     if (run_folder / SOURCE).is_dir():
         _export_imported(checkpoints, chosen, run_folder / SOURCE, out)
     else:

@@ -27,6 +27,7 @@ from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
 from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, Weighed, rollout_of
+from vtzero.training.preemption import Stopped
 from vtzero.training.setup import Setup, learning_rates, training_source
 from vtzero.training.state import TrainState, follow, make_reference_sync
 from vtzero.training.throughput import throughput_metrics
@@ -113,7 +114,9 @@ class GRPO:
         if state.reference is not None:
             yield "reference sync", self._sync.declare(state.reference, state.trainable)
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
+    def step(
+        self, state: TrainState, index: int, stops: Callable[[], bool]
+    ) -> tuple[TrainState, StepReport | None]:
         """Draw, sample, score, update. Rewards are computed while the devices score."""
         clock, phases = Clock(), self._phases
         batch = self._pipeline.next_batch(self._config.prompts_per_step)
@@ -131,6 +134,8 @@ class GRPO:
         scored = self._rewards(batch.prompts, drawn.of(self._share.rows(len(drawn.ids))))
         scored = _together(self._share.gather(scored), self._share.gathered_rows(len(drawn.ids)))
         clock.lap("reward")
+        if stops():
+            raise Stopped
         weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
         jax.block_until_ready((weighed, old, reference))
         clock.lap("ref")

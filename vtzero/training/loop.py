@@ -6,9 +6,11 @@ Knows no algorithm: a `Method` does the steps. All files of a run are written fr
 import json
 import math
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from vtzero.training.huggingface import save_model
 from vtzero.training.method import Method, StepReport
 from vtzero.training.metrics import MetricsLog, RejectedLog
 from vtzero.training.micro_batches import bytes_on_a_device, device_memory
+from vtzero.training.preemption import Stopped, StopRequest
 from vtzero.training.progress import Progress
 from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
@@ -46,11 +49,18 @@ FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accu
 FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and the same command goes on with it."""
+
+    exit_code = 75
+    """EX_TEMPFAIL of sysexits.h: a scheduler is to start it again."""
+
+
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`.
 
     With several processes each calls this, with one config and one folder that all of them see; the first
-    writes its files.
+    writes its files. Raises Interrupted after SIGTERM or SIGINT, once the last finished step is saved.
     """
     folder = Path(config.output_dir)
     _check_agreement(config)
@@ -62,7 +72,7 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
         try:
             return run.to_the_end()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(run.goes_on()) from None
+            raise Interrupted(run.goes_on()) from None
 
 
 def _check_agreement(config: RunConfig) -> None:
@@ -130,6 +140,7 @@ class _Run:
         self._method = _method(config, self._setup, folder)
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
         self._start, self._totals = 0, _Totals()
+        self._stop = StopRequest()
         self._compiled: dict[int, dict[str, float]] = {}
         self._resume()
         self._logs = _Logs(config, folder, self._start) if is_first() else None
@@ -137,6 +148,7 @@ class _Run:
         self._progress = Progress(config.max_steps, self._start, quiet=quiet)
 
     def __enter__(self) -> "_Run":
+        self._stop.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -145,6 +157,7 @@ class _Run:
         if self._logs is not None:
             self._logs.close()
         self._checkpoints.close()
+        self._stop.__exit__()
 
     def to_the_end(self) -> dict[str, Any]:
         if self._start and not self._quiet:
@@ -156,9 +169,13 @@ class _Run:
         self._tell_mesh()
         with jax.set_mesh(self._setup.mesh):
             self._compile()
-            self._evaluate(0)
+            self._stop.immediate = False
+            # Of a run that was stopped while it evaluated, the rest of that.
+            if self._start == 0 or self._evaluates(self._start):
+                self._evaluate(self._start)
             for index in range(self._start + 1, self._config.max_steps + 1):
                 self._step(index)
+            self._stop.immediate = True
         self._checkpoints.wait()
         self._export()
         return self._summarise()
@@ -186,12 +203,18 @@ class _Run:
             compile_all(programs, self._progress.compiled)
 
     def _resume(self) -> None:
-        latest = self._checkpoints.latest_step()
+        latest, aside = self._checkpoints.recover()
+        if is_first():
+            for one in aside:
+                print(f"checkpoint {one.step} is not used: {one.reason} (now {one.name})", file=sys.stderr)
+        self._saved = latest or 0
+        self._data = self._method.data_state()
         if latest is None:
             return
         self._state = self._checkpoints.restore(latest, self._state)
         extra = self._checkpoints.read_extra(latest)
         self._method.restore_data(extra["data"])
+        self._data = self._method.data_state()
         if latest > self._config.max_steps:
             raise ConfigError(f"max_steps is {self._config.max_steps}, but the run has done {latest} already")
         self._start = latest
@@ -200,24 +223,38 @@ class _Run:
     def _step(self, index: int) -> None:
         config = self._config
         try:
-            self._state, report = self._method.step(self._state, index)
+            self._state, report = self._method.step(self._state, index, self._stop.agreed)
+        except Stopped:
+            self._stop_after(index - 1)
         except Exception:
             # The step before has done its work. Among several processes its report asks all of them, and the
             # others may not have failed: they would wait, and so would this one.
             if jax.process_count() == 1:
                 self._record(self._method.finish())
             raise
+        self._data = self._method.data_state()
         self._compiled[index] = COMPILATIONS.metrics()
         self._record(report)
-        last = index == config.max_steps
-        evaluates = self._evaluation is not None and (index % config.eval_steps == 0 or last)
-        saves = index % config.save_steps == 0 or last
+        evaluates = self._evaluates(index)
+        saves = index % config.save_steps == 0 or index == config.max_steps
         if evaluates or saves:
             self._record(self._method.finish())  # looked at before the state is saved or used
         if evaluates:
             self._evaluate(index)
         if saves:
             self._save(index)
+
+    def _evaluates(self, index: int) -> bool:
+        config = self._config
+        return self._evaluation is not None and (index % config.eval_steps == 0 or index == config.max_steps)
+
+    def _stop_after(self, index: int) -> None:
+        """Save step `index`, the last that was finished, and stop."""
+        self._record(self._method.finish())
+        if index > self._saved:
+            self._save(index)
+        self._checkpoints.wait()
+        raise KeyboardInterrupt
 
     def _record(self, report: StepReport | None) -> None:
         """Write down a step that is done; the devices are at work on the next one."""
@@ -237,13 +274,18 @@ class _Run:
     def _evaluate(self, index: int) -> None:
         if self._evaluation is None or self._evaluation.done(index):
             return
-        measured = self._evaluation(self._state, index, self._progress.evaluating)
+        measured = self._evaluation(self._state, index, partial(self._evaluating, index))
         self._progress.evaluated(index, measured)
+
+    def _evaluating(self, index: int, done: int, total: int) -> None:
+        self._progress.evaluating(done, total)
+        if self._stop.agreed():  # what was asked is kept, and is not asked again
+            self._stop_after(index)
 
     def _save(self, index: int) -> None:
         extra = {
             "step": index,
-            "data": dict(self._method.data_state()),
+            "data": dict(self._data),
             "seconds": self._totals.seconds,
             "tokens": self._totals.tokens,
             "phases": dict(self._totals.phases),
@@ -251,6 +293,7 @@ class _Run:
         # The first process still writes its logs. Waiting for it here can be interrupted, in Orbax it cannot.
         tell_all(index)
         self._checkpoints.save(index, self._state, extra)
+        self._saved = index
 
     def _export(self) -> None:
         export(self._setup, self._state, self._folder / "export")

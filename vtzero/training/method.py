@@ -45,9 +45,14 @@ class Method(Protocol):
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Every program that the steps will run, by name; each is compiled by calling what comes with it."""
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
+    def step(
+        self, state: TrainState, index: int, stops: Callable[[], bool]
+    ) -> tuple[TrainState, StepReport | None]:
         """Begin step `index` (from 1); the new state, the old one being donated, and the report of the step
-        before, if it was not given yet."""
+        before, if it was not given yet.
+
+        Where `stops()`, asked before the update, says so, it raises `Stopped`, and the state is as it was.
+        """
 
     def finish(self) -> StepReport | None:
         """Wait for the step that was begun; its report, if it was not given yet."""

@@ -21,6 +21,7 @@ from vtzero.training.ceilings import run_limits
 from vtzero.training.method import Clock, StepReport, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
 from vtzero.training.outline import compute_dtype
+from vtzero.training.preemption import Stopped
 from vtzero.training.setup import Setup, learning_rates, training_source
 from vtzero.training.state import TrainState, make_update
 from vtzero.training.throughput import throughput_metrics
@@ -63,9 +64,13 @@ class SFT:
             update = self._chosen_update(arguments)
             yield f"update {name}".rstrip(), update.declare(*arguments)
 
-    def step(self, state: TrainState, index: int) -> tuple[TrainState, StepReport | None]:
+    def step(
+        self, state: TrainState, index: int, stops: Callable[[], bool]
+    ) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
+        if stops():
+            raise Stopped
         batch = self._stream.next_batch()
         lengths = _together(self._share.gather(lengths_of(batch)))
         arguments = self._arguments(state, batch)

@@ -1,0 +1,68 @@
+"""A signal is a wish that is heard at a safe point; a second one ends the process at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vtzero.training.preemption import SIGNALS, StopRequest
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_a_wish(number):
+    with StopRequest() as stop:
+        stop.immediate = False
+        assert not stop.agreed()
+        os.kill(os.getpid(), number)
+        assert stop.agreed()
+        assert stop.agreed()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_where_nothing_can_be_saved_it_interrupts(number):
+    with StopRequest() as stop:
+        assert stop.immediate
+        with pytest.raises(KeyboardInterrupt):
+            signal_and_wait(number)
+
+
+def signal_and_wait(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+
+def test_the_handlers_of_before_come_back():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+TWICE = """
+import ctypes, sys
+from vtzero.training.preemption import StopRequest
+with StopRequest() as stop:
+    stop.immediate = False
+    print("listening", flush=True)
+    libc = ctypes.CDLL(None)
+    for _ in range(2):  # C code that does not come back to Python, as a long program of XLA
+        libc.poll(None, 0, 20_000)
+    print("not heard", flush=True)
+"""
+
+
+def test_a_second_signal_ends_a_process_that_is_deep_in_a_program():
+    process = subprocess.Popen([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "listening\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - began < 5
+    assert said == ""

@@ -1,0 +1,68 @@
+"""SIGTERM and SIGINT as a wish to stop: heard at the next safe point of a step, by all processes together.
+
+A second signal ends the process at once. Knows signals and processes; what is saved is the loop's matter.
+"""
+
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+from typing import Any
+
+from vtzero.parallel.messages import tell_all
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """A step was given up at a safe point: the state is that of the step before."""
+
+
+class StopRequest:
+    """While it is entered, the first signal is a wish, unless `immediate`: then it is a KeyboardInterrupt.
+
+    To be entered in the main thread.
+    """
+
+    def __init__(self) -> None:
+        self.immediate = True
+        self._asked = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        # Python's own handlers wait until the main thread is back from XLA; a byte written here does not, so
+        # that a second signal is heard while a long program runs.
+        self._read, self._written = socket.socketpair()
+        self._written.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
+        self._written.close()
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; all must call it, and get one answer."""
+        return any(tell_all(self._asked.is_set()))
+
+    def _heard(self, number: int, _: FrameType | None) -> None:
+        self._asked.set()
+        if self.immediate:
+            raise KeyboardInterrupt
+
+    def _listen(self) -> None:
+        wishes = 0
+        while heard := self._read.recv(16):
+            for number in heard:
+                if number not in SIGNALS:
+                    continue
+                wishes += 1
+                self._asked.set()
+                if wishes > 1 and not self.immediate:
+                    os._exit(128 + number)
+        self._read.close()
