@@ -175,6 +175,44 @@ def test_an_evaluation_is_that_of_one_process(model, tmp_path):
     assert "was made with another items 7, now 6" in job.logs[1].read_text()
 
 
+CANNOT_READ = """
+import sys
+import jax
+from vtzero import cli
+from vtzero.data.example import Rejected
+from vtzero.data.processor import Processor
+
+prepare = Processor.prepare
+
+def fails_once(self, example, template):
+    if jax.process_index() == 1 and example.id.endswith("2"):
+        return Rejected(example.id, "the link cannot be reached")
+    return prepare(self, example, template)
+
+Processor.prepare = fails_once
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_cannot_read_no_process_asks(model, tmp_path):
+    asked = {"limit": 7, "batch-size": 2, "max-completion-length": 12, "max-prompt-length": 300}
+    outs = []
+    for count, program in ((1, VTZERO), (2, ("-c", CANNOT_READ))):
+        outs.append(tmp_path / f"out-{count}")
+        Job(count, ["eval", *options(model=model, out=outs[-1], **asked)], tmp_path, program=program).run()
+    whole, rest = (
+        {
+            row["id"]: row
+            for row in map(json.loads, (out / "eval" / "scenes-0.jsonl").read_text().splitlines())
+        }
+        for out in outs
+    )
+    assert len(rest) == len(whole) - 1
+    assert all(row["output"] == whole[name]["output"] for name, row in rest.items())
+    assert json.loads((outs[1] / "eval" / "scenes-0.json").read_text())["rejected"] == 1
+
+
 def test_processes_that_disagree_on_the_config_say_so(model, tmp_path):
     job = Job(2, [*command(model, tmp_path / "run"), "--seed", "$SEED"], tmp_path)
     assert job.codes(SECONDS) == [2, 2]

@@ -8,7 +8,8 @@ from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.config import ConfigError, MeshConfig, RunConfig, dump_config
 from vtzero.data.pipeline import GroupPipeline
-from vtzero.training.loop import _check_folder, train
+from vtzero.training.agreement import check_folder
+from vtzero.training.loop import train
 from vtzero.training.metrics import read_metrics
 from vtzero.training.phases import Phases
 
@@ -45,6 +46,6 @@ def test_a_step_that_was_done_is_written_though_the_next_one_fails(tmp_path, mon
 def test_a_run_may_go_on_with_another_mesh_but_not_with_another_seed(tmp_path):
     config = RunConfig(output_dir=str(tmp_path))
     (tmp_path / "config.yaml").write_text(dump_config(config))
-    _check_folder(tmp_path, replace(config, mesh=MeshConfig(fsdp=8)))
+    check_folder(tmp_path, replace(config, mesh=MeshConfig(fsdp=8)))
     with pytest.raises(ConfigError, match="another seed"):
-        _check_folder(tmp_path, replace(config, seed=1))
+        check_folder(tmp_path, replace(config, seed=1))

@@ -5,10 +5,11 @@ wait are asked again together (`patience`). Knows no training, no config of runs
 terminal.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any
+from itertools import chain, islice
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,12 +25,15 @@ from vtzero.evaluation.patience import answer_limit
 from vtzero.evaluation.results import EvaluationResult, ItemResult
 from vtzero.evaluation.verdicts import Scoring, Verdict, check_answer, judge
 from vtzero.models.qwen2_vl.inputs import Prompts
+from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import on_host
 from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.symbolic import SymbolicError
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters
 from vtzero.sampling.sampler import Sampler
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ class _Rounds:
         self._waiting: list[_Question] = []
 
     def __iter__(self) -> Iterator[tuple[_Batch, int]]:
-        for batch in _one_ahead(_batches(self._rows, self._collated, self._batch_size)):
+        for batch in _ahead(self._rows, self._collated, self._batch_size):
             yield batch, self._limit()
             if len(self._waiting) >= self._batch_size:
                 yield self._again(), self._longest
@@ -281,6 +285,26 @@ def _question(
     return fits(prompt, buckets) or _Question(number, item, prompt)
 
 
+def _ahead(
+    rows: Iterator[_Question | Rejected],
+    collated: Callable[[Sequence[_Question]], Prompts],
+    batch_size: int,
+) -> Iterator[_Batch]:
+    """Batches whose prompts are prepared in a thread, while the batch before is asked."""
+    if jax.process_count() == 1:
+        return _one_ahead(_batches(rows, collated, batch_size))
+    # The messages of processes have an order, and so are sent from the main thread.
+    prepared = _one_ahead(iter(lambda: list(islice(rows, batch_size)) or None, None))
+    return _batches(chain.from_iterable(map(_agreed, prepared)), collated, batch_size)
+
+
+def _agreed(rows: list[_Question | Rejected]) -> Iterable[_Question | Rejected]:
+    """What one process cannot read no process asks: else their batches would hold other questions."""
+    told = tell_all([row if isinstance(row, Rejected) else None for row in rows])
+    faults = [next((fault for fault in faults if fault), None) for faults in zip(*told, strict=True)]
+    return [fault or row for fault, row in zip(faults, rows, strict=True)]
+
+
 def _batches(
     rows: Iterator[_Question | Rejected],
     collated: Callable[[Sequence[_Question]], Prompts],
@@ -311,13 +335,13 @@ def _numbers(batch: _Batch, batch_size: int) -> Any:
     return np.array([question.number for question in _filled(batch.questions, batch_size)], np.int32)
 
 
-def _one_ahead(batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """The same batches, each made in a thread while the one before it is in use."""
+def _one_ahead(made: Iterator[Made]) -> Iterator[Made]:
+    """The same, each made in a thread while the one before it is in use."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = pool.submit(next, batches, None)
-            yield batch
+        coming = pool.submit(next, made, None)
+        while (one := coming.result()) is not None:
+            coming = pool.submit(next, made, None)
+            yield one
 
 
 def _said(

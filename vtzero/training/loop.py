@@ -8,7 +8,6 @@ import math
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,22 +16,15 @@ from typing import Any
 import jax
 from flax import nnx
 
-from vtzero.config import ConfigError, RunConfig, dump_config, load_config
-from vtzero.data.processor import Processor
-from vtzero.data.prompts import prompt_template
-from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
-from vtzero.evaluation.results import ResultFiles
-from vtzero.evaluation.runner import declare, evaluate, greedy, used_settings
-from vtzero.evaluation.shapes import benchmark_buckets
+from vtzero.config import ConfigError, RunConfig, dump_config
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
-from vtzero.parallel.sharding import even_rows
-from vtzero.sampling.sampler import Sampler
-from vtzero.training.blueprint import decode_settings
+from vtzero.training.agreement import check_agreement, check_folder
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
 from vtzero.training.completions import write_completions
 from vtzero.training.grpo import GRPO
+from vtzero.training.held_out import HeldOut
 from vtzero.training.huggingface import save_model
 from vtzero.training.method import Method, StepReport
 from vtzero.training.metrics import MetricsLog, RejectedLog
@@ -43,10 +35,6 @@ from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
-
-FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", "save_total_limit")
-FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accumulation_steps", "attention")
-FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -63,56 +51,23 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     writes its files. Raises Interrupted after SIGTERM or SIGINT, once the last finished step is saved.
     """
     folder = Path(config.output_dir)
-    _check_agreement(config)
-    _check_folder(folder, config)
+    check_agreement(config)
+    check_folder(folder, config)
     with _Run(config, folder, quiet or not is_first()) as run:
         # Only now: a start that fails for a mistake in the config must not bind the folder to it.
         if is_first():
-            (folder / "config.yaml").write_text(dump_config(config))
+            _write_whole(folder / "config.yaml", dump_config(config))
         try:
             return run.to_the_end()
         except KeyboardInterrupt:
             raise Interrupted(run.goes_on()) from None
 
 
-def _check_agreement(config: RunConfig) -> None:
-    """Raise ConfigError where another process of the job was started with other settings."""
-    for number, other in enumerate(tell_all(config)):
-        changed = [name for name in RunConfig.__dataclass_fields__ if _differs(name, config, other)]
-        if changed:
-            raise ConfigError(
-                f"process {number} has another {', '.join(changed)}; start all processes with one config"
-            )
-
-
-def _differs(name: str, one: RunConfig, other: RunConfig) -> bool:
-    return bool(getattr(one, name) != getattr(other, name))
-
-
-def _check_folder(folder: Path, config: RunConfig) -> None:
-    """A folder is continued with its own settings, those aside that change numbers by rounding at most."""
-    path = folder / "config.yaml"
-    if not path.exists():
-        return
-    saved = load_config(path)
-    changed = [
-        name
-        for name in RunConfig.__dataclass_fields__
-        if not _is_free(name, config) and _differs(name, saved, config)
-    ]
-    if changed:
-        values = (f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
-        raise ConfigError(
-            f"{folder} holds a run with another {', '.join(values)}; choose another output_dir or remove it"
-        )
-
-
-def _is_free(name: str, config: RunConfig) -> bool:
-    """Whether a setting may differ on resuming; the length of a run may where nothing is scheduled by it."""
-    if name == "max_steps":
-        scheduled = config.lr_scheduler_type != "constant" and config.lr_schedule_steps is None
-        return config.method == "grpo" and not scheduled
-    return name in FREE_TO_CHANGE
+def _write_whole(path: Path, text: str) -> None:
+    """A file that is there whole or not at all, whenever the process is killed."""
+    unfinished = path.with_name(f".{path.name}.partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 @dataclass
@@ -144,7 +99,7 @@ class _Run:
         self._compiled: dict[int, dict[str, float]] = {}
         self._resume()
         self._logs = _Logs(config, folder, self._start) if is_first() else None
-        self._evaluation = None if config.eval_data is None else _Evaluation(self._setup, folder)
+        self._evaluation = None if config.eval_data is None else HeldOut(self._setup, folder)
         self._progress = Progress(config.max_steps, self._start, quiet=quiet)
 
     def __enter__(self) -> "_Run":
@@ -310,7 +265,7 @@ class _Run:
         if self._evaluation is not None:
             figures = self._evaluation.before_and_after(self._config.max_steps) | figures
         if is_first():
-            (self._folder / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
+            _write_whole(self._folder / "summary.json", json.dumps(figures, indent=2) + "\n")
         return figures
 
 
@@ -360,96 +315,3 @@ def export(setup: Setup, state: TrainState, out: Path) -> None:
         shutil.rmtree(out)
     wait_for_all("export")
     save_model(setup.folder, params, setup.processor.config, out)
-
-
-def _eval_processor(setup: Setup) -> Processor:
-    config = setup.config
-    if config.eval_max_pixels is None:
-        return setup.processor
-    return Processor.from_folder(
-        setup.folder, min_pixels=config.min_pixels, max_pixels=config.eval_max_pixels
-    )
-
-
-class _Evaluation:
-    """The held-out benchmark of a run, greedy; prompt and image limit are the run's own unless it says so."""
-
-    def __init__(self, setup: Setup, folder: Path):
-        config = setup.config
-        self._setup, self._folder = setup, folder
-        images = config.eval_image_folder
-        self._benchmark: Benchmark = open_benchmark(
-            str(config.eval_data), limit=config.eval_limit, image_folder=Path(images) if images else None
-        )
-        self._processor = _eval_processor(setup)
-        self._template = prompt_template(config.eval_prompt_template or config.prompt_template)
-        self._buckets = benchmark_buckets(self._benchmark, self._processor, config.max_prompt_length)
-        self._sampler = Sampler(setup.parts.merge, decode_settings(setup, "none"))
-        self._greedy = greedy(self._processor)
-        self._rows = even_rows(config.eval_batch_size, setup.mesh)
-
-    def declare(self, state: TrainState) -> Callable[[], Any]:
-        return declare(
-            sampler=self._sampler,
-            pieces=(state.trainable, state.frozen),
-            processor=self._processor,
-            buckets=self._buckets,
-            batch_size=self._rows,
-            parameters=self._greedy,
-            mesh=self._setup.mesh,
-        )
-
-    def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        config = self._setup.config
-        files = ResultFiles(self._folder, self._benchmark.name, index, self._used()) if is_first() else None
-        result = evaluate(
-            self._benchmark,
-            sampler=self._sampler,
-            pieces=(state.trainable, state.frozen),
-            processor=self._processor,
-            template=self._template,
-            buckets=self._buckets,
-            batch_size=self._rows,
-            mesh=self._setup.mesh,
-            parameters=self._greedy,
-            done=tell_all(None if files is None else files.done(self._rows))[0],
-            on_batch=None if files is None else files.append,
-            progress=progress,
-        )
-        if not result.items:
-            reason = result.rejected[0].reason if result.rejected else "it has no items"
-            raise ConfigError(f"eval_data {config.eval_data!r}: no item could be asked; {reason}")
-        return tell_all(None if files is None else files.finish(result))[0]
-
-    def _used(self) -> dict[str, Any]:
-        config = self._setup.config
-        return {"model": config.model, "data": config.eval_data} | used_settings(
-            self._benchmark,
-            processor=self._processor,
-            template=self._template,
-            prompt_length=config.max_prompt_length,
-            completion_length=config.max_completion_length,
-            parameters=self._greedy,
-        )
-
-    def done(self, index: int) -> bool:
-        """Whether this step was evaluated before the run was interrupted."""
-        return tell_all(self._path(index).exists())[0]
-
-    def before_and_after(self, last: int) -> dict[str, Any]:
-        """Held-out accuracy and mean length at step 0 and at the end."""
-        read = [json.loads(self._path(step).read_text()) for step in (0, last)] if is_first() else []
-        before, after = tell_all(read)[0]
-        return {
-            "accuracy_before": before["accuracy"],
-            "accuracy_after": after["accuracy"],
-            "accuracy_lenient_before": before["accuracy_lenient"],
-            "accuracy_lenient_after": after["accuracy_lenient"],
-            "mean_length_before": before["mean_length"],
-            "mean_length_after": after["mean_length"],
-            "eval_items": after["n"],
-            "eval_rejected": after["rejected"],
-        }
-
-    def _path(self, index: int) -> Path:
-        return self._folder / "eval" / f"{self._benchmark.name}-{index}.json"

@@ -1,0 +1,50 @@
+"""Whether a run may begin: its processes agree on the config, and its folder holds no other run."""
+
+from pathlib import Path
+
+from vtzero.config import ConfigError, RunConfig, load_config
+from vtzero.parallel.messages import tell_all
+
+FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", "save_total_limit")
+FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accumulation_steps", "attention")
+FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
+
+
+def check_agreement(config: RunConfig) -> None:
+    """Raise ConfigError where another process of the job was started with other settings."""
+    for number, other in enumerate(tell_all(config)):
+        changed = [name for name in RunConfig.__dataclass_fields__ if _differs(name, config, other)]
+        if changed:
+            raise ConfigError(
+                f"process {number} has another {', '.join(changed)}; start all processes with one config"
+            )
+
+
+def check_folder(folder: Path, config: RunConfig) -> None:
+    """A folder is continued with its own settings, those aside that change numbers by rounding at most."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    saved = load_config(path)
+    changed = [
+        name
+        for name in RunConfig.__dataclass_fields__
+        if not _is_free(name, config) and _differs(name, saved, config)
+    ]
+    if changed:
+        values = (f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
+        raise ConfigError(
+            f"{folder} holds a run with another {', '.join(values)}; choose another output_dir or remove it"
+        )
+
+
+def _is_free(name: str, config: RunConfig) -> bool:
+    """Whether a setting may differ on resuming; the length of a run may where nothing is scheduled by it."""
+    if name == "max_steps":
+        scheduled = config.lr_scheduler_type != "constant" and config.lr_schedule_steps is None
+        return config.method == "grpo" and not scheduled
+    return name in FREE_TO_CHANGE
+
+
+def _differs(name: str, one: RunConfig, other: RunConfig) -> bool:
+    return bool(getattr(one, name) != getattr(other, name))
