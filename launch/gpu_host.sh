@@ -32,4 +32,9 @@ shift
 SETTINGS=("XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}")
 [[ -z $GPUS ]] || SETTINGS+=("CUDA_VISIBLE_DEVICES=$GPUS")
 
-run env "${SETTINGS[@]}" "${VTZERO:-vtzero}" "$@"
+COMMAND=(env "${SETTINGS[@]}" "${VTZERO:-vtzero}" "$@")
+if $DRY_RUN; then
+  quoted "${COMMAND[@]}"
+else
+  exec "${COMMAND[@]}" # in the place of this script, so that a signal to it reaches the run
+fi

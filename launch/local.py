@@ -5,7 +5,8 @@
 
 Every process gets the environment that `--distributed` reads, and as many virtual CPU devices as --devices
 says. Process 0 writes to the terminal, each other to a file. When one fails, all are ended, and the exit code
-is its own. SIGINT and SIGTERM are passed on. It needs nothing beyond Python: no jax, no vtzero.
+is its own. SIGINT and SIGTERM are passed on; after SIGTERM they have time to save, and end with exit code 75,
+as this then does, where the same command goes on. It needs nothing beyond Python: no jax, no vtzero.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from pathlib import Path
 from types import FrameType
 
 PATIENCE = 5.0  # seconds between a signal and the next, harder one
+SAVING = 300.0  # seconds after SIGTERM: a phase of a step, and writing, must end within
+GOES_ON = 75  # the exit code of a run that saved
 LOOK_EVERY = 0.05  # seconds
 
 
@@ -159,18 +162,20 @@ class _Group:
                 return 0
             time.sleep(LOOK_EVERY)
         _say(f"{signal.Signals(self._signal).name}: ending all processes")
-        self._wait_for_all(PATIENCE)
+        self._wait_for_all(SAVING if self._signal == signal.SIGTERM else PATIENCE)
         self._end()
-        return 128 + self._signal
+        saved = {process.returncode for process in self._processes} == {GOES_ON}
+        return GOES_ON if saved else 128 + self._signal
 
     def _failed(self, failed: list[int]) -> int:
         for number in failed:
             _say(f"process {number} {_reason(self._processes[number].returncode)}; ending the others")
             if number in self._logs:
                 _show_end(self._logs[number])
-        self._wait_for_all(self._wait_others)
-        self._end()
         code: int = self._processes[failed[0]].returncode
+        # One that saved was told to by itself, and the others save with it.
+        self._wait_for_all(SAVING if code == GOES_ON else self._wait_others)
+        self._end()
         return code if code > 0 else 128 - code
 
     def _end(self) -> None:

@@ -189,9 +189,13 @@ run_with_retries() {
   for ((attempt = 0; attempt <= RETRY; attempt++)); do
     code=0
     { "$0" create "${FLAGS[@]}" && "$0" setup "${FLAGS[@]}" && "$0" run "${FLAGS[@]}" -- "${COMMAND[@]}"; } || code=$?
-    # 2 is a mistake in what was asked: it would be the same the next time.
-    if [[ $code == 0 || $code == 2 ]]; then exit $code; fi
-    say "ended with exit code $code; $((RETRY - attempt)) more attempts"
+    # 2 is a mistake in what was asked: it would be the same the next time. 130 is `stop`.
+    if [[ $code == 0 || $code == 2 || $code == 130 ]]; then exit $code; fi
+    if [[ $code == 75 ]]; then
+      say "the run has saved and goes on; $((RETRY - attempt)) more attempts"
+    else
+      say "ended with exit code $code; $((RETRY - attempt)) more attempts"
+    fi
     if ((attempt < RETRY)); then pause; fi
   done
   exit "$code"

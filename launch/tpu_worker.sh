@@ -4,14 +4,17 @@
 #   tpu_worker.sh setup [HOST:/PATH]   install, and mount the shared folder
 #   tpu_worker.sh run COMMAND ...      start the command, or follow the one that goes on; its exit code is this one's
 #   tpu_worker.sh status               whether one goes on, and the end of its log
-#   tpu_worker.sh stop                 end it; it has a minute to save
+#   tpu_worker.sh stop                 end it; it has five minutes to save
 #
 # The command outlives the connection that started it. A lock that it holds says that it goes on; its output is in
-# run.log, its exit code in run.exit.
+# run.log, its exit code in run.exit. Exit code 75 says that it saved on SIGTERM and goes on when started again; after
+# `stop` it is 130 instead, which nobody starts again.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 MOUNT=/mnt/vtzero
+PATIENCE=${PATIENCE:-300} # a phase of a step, and writing, must end within
+STOPPED=130
 
 # Stays beside the command and writes its exit code; `stop` signals both, and only the command heeds it.
 # shellcheck disable=SC2016  # expanded by the shell that runs it
@@ -62,13 +65,18 @@ run() {
   trap "kill $follower 2>/dev/null || true" EXIT
   flock run.lock true
   sleep 0.5 # for the last lines
-  return "$(cat run.exit 2>/dev/null || echo 1)"
+  local code
+  code=$(cat run.exit 2>/dev/null || echo 1)
+  if [[ -e run.stopped && $code != 0 ]]; then code=$STOPPED; fi
+  return "$code"
 }
 
 start() {
   export PATH="$PWD/.venv/bin:$PATH" VTZERO_CACHE="$PWD/cache"
+  # Only the first process writes compiled programs, and the machine's own disk goes with it.
+  export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/cache/programs}"
   umask 000 # see mount_share
-  rm -f run.exit
+  rm -f run.exit run.stopped
   : >run.log
   # A session of its own: the end of the connection does not reach it, and `stop` reaches all of it.
   setsid bash -c "$KEEPER" tpu_worker "$@" >>run.log 2>&1 </dev/null &
@@ -89,9 +97,9 @@ status() {
 
 stop() {
   if [[ -e run.lock ]] && ! flock --nonblock run.lock true; then
+    touch run.stopped
     kill -TERM -- "-$(cat run.pid)"
-    # jax catches SIGTERM to announce a preemption, and may not end of it.
-    flock --timeout "${PATIENCE:-60}" run.lock true || kill -KILL -- "-$(cat run.pid)"
+    flock --timeout "$PATIENCE" run.lock true || kill -KILL -- "-$(cat run.pid)"
   fi
 }
 

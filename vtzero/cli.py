@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtzero.config import load_config, parse_overrides
+from vtzero.config import RunConfig, load_config, parse_overrides
 
 USER_MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
 
@@ -200,6 +200,17 @@ def _join(known: argparse.Namespace) -> None:
         start()
 
 
+def _config(known: argparse.Namespace, rest: list[str]) -> RunConfig:
+    def read() -> RunConfig:
+        return load_config(known.config, parse_overrides(rest))
+
+    if not known.distributed:
+        return read()
+    from vtzero.parallel.processes import in_all
+
+    return in_all(read)
+
+
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", help="Hugging Face folder, or 'tiny'")
     parser.add_argument("--prompt-template", default="r1_zero_base")
@@ -209,16 +220,17 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
-    config = load_config(known.config, parse_overrides(rest))
     if known.dry_run:
         from vtzero.training.recipe import dry_run
 
-        return dry_run(config)
+        return dry_run(load_config(known.config, parse_overrides(rest)))
     from vtzero.training.compilation import keep_programs
     from vtzero.training.loop import train
 
     keep_programs()
+    # Before the config is read: the others would wait for one that failed and never joined.
     _join(known)
+    config = _config(known, rest)
     # JAX's own handler only makes a note of it, and the process would go on until it is killed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return train(config, quiet=known.quiet)

@@ -1,12 +1,14 @@
 """A data set of the hub becomes a local file of its first rows, or an error that says what to do instead."""
 
 import io
+from pathlib import Path
 
 import huggingface_hub.constants
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Features, Image, List, Value, load_dataset
+from fixtures.jobs import Job
 from PIL import Image as Picture
 
 from vtzero.data.hub import ROWS_PER_GROUP, HubError, HubSet, hub_file, write_stream
@@ -111,6 +113,14 @@ def test_no_network_says_which_local_file_to_give(tmp_path, closed_hub):
 def test_a_limit_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         hub_file(CV_BENCH, 0, tmp_path)
+
+
+def test_one_process_of_a_job_fetches_for_all_that_share_its_cache(published, tmp_path):
+    """Those that do not share it fetch their own; what fails in the first fails in all."""
+    program = [str(Path(__file__).with_name("two_fetch.py"))]
+    Job(2, [published, tmp_path], tmp_path, devices=2, program=program).run()
+    readers = sorted(path.name for path in tmp_path.glob("*-read-by-*"))
+    assert readers == ["own-read-by-0", "own-read-by-1", "shared-read-by-0"]
 
 
 @pytest.fixture

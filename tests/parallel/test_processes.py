@@ -18,6 +18,10 @@ WHO = {"JAX_COORDINATOR_ADDRESS": "host:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCE
     [
         ({"JAX_PROCESS_ID": "1"}, "JAX_PROCESS_ID set, but not JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES"),
         (WHO | {"JAX_PROCESS_ID": "2"}, "JAX_PROCESS_ID is 2; it must be from 0 to 1"),
+        (
+            WHO | {"JAX_COORDINATOR_ADDRESS": "host"},
+            "ADDRESS is 'host'; it must be HOST:PORT",
+        ),
         (WHO | {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
     ],
 )

@@ -13,6 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vtzero.data.whole_files import written_whole
+from vtzero.parallel.messages import ask_first
+
 ROWS_PER_GROUP = 64
 """Small row groups: reading one row at random decodes no more than this many."""
 
@@ -38,19 +41,38 @@ def hub_file(hub: HubSet, limit: int | None = None, folder: Path | None = None) 
 
     It is made once, in `folder` (else `$VTZERO_CACHE`, else ~/.cache/vtzero/hub), by streaming: no more is
     downloaded than the row groups that hold those rows. Images stay the bytes that were published.
+    All processes of a job must call it, in one order: the first fetches, and the others find the file in a
+    cache that they share with it, or fetch their own.
 
     Raises HubError when the hub cannot be reached or has no such data set, ValueError for a limit below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     path = cached_path(hub, limit, folder)
-    if not path.is_file():
-        try:
-            write_stream(_stream(hub), path, limit)
-        except Exception as error:
-            # The libraries below raise nearly every kind of exception for a network that fails.
-            raise HubError(_explanation(hub, error)) from error
+    failure = ask_first(lambda: _failure_of_fetching(hub, path, limit))
+    if failure is not None:
+        raise HubError(str(failure)) from failure
+    _fetch(hub, path, limit)
     return path
+
+
+def _failure_of_fetching(hub: HubSet, path: Path, limit: int | None) -> HubError | None:
+    """An answer and no exception: the other processes wait for it."""
+    try:
+        _fetch(hub, path, limit)
+    except HubError as error:
+        return error
+    return None
+
+
+def _fetch(hub: HubSet, path: Path, limit: int | None) -> None:
+    if path.is_file():
+        return
+    try:
+        write_stream(_stream(hub), path, limit)
+    except Exception as error:
+        # The libraries below raise nearly every kind of exception for a network that fails.
+        raise HubError(_explanation(hub, error)) from error
 
 
 def cached_path(hub: HubSet, limit: int | None = None, folder: Path | None = None) -> Path:
@@ -63,13 +85,8 @@ def write_stream(stream: Any, path: Path, limit: int | None = None) -> None:
 
     Raises ValueError when there are none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as unfinished:
         _write(_tables(stream, limit), unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write(tables: Iterator[pa.Table], path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vtzero.data.images import open_image
 from vtzero.data.rows import RowError
+from vtzero.data.whole_files import written_whole
 
 _TIMEOUT_SECONDS = 30
 
@@ -31,7 +32,8 @@ def fetched_image(link: str, folder: Path) -> Path:
             open_image(data)
         except ValueError as error:
             raise RowError(f"what {link} gave is not an image ({error})") from error
-        _write_whole(path, data)
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(data)
     return path
 
 
@@ -49,10 +51,3 @@ def _fetch(link: str) -> bytes:
 def _file_name(link: str) -> str:
     """The whole link, so that two of one name in two folders stay apart."""
     return re.sub(r"[^\w.-]+", "_", link.partition("://")[2])
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)

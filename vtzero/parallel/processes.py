@@ -5,20 +5,30 @@ Knows no model, no data set and no config of runs.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
+from jax._src import distributed  # the only way to the coordinator's address where JAX found it out
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from vtzero.parallel.messages import tell_all, tell_first
 from vtzero.parallel.sharding import batch_sharding, batch_spec, readers, replicated
 
+Value = TypeVar("Value")
+
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+BIND = "JAX_COORDINATOR_BIND_ADDRESS"
+JOIN_SECONDS = 300
+"""So long a process waits for the others to be there. On a cluster they start minutes apart: nodes are made
+and images fetched for each. After that the job ends, and whatever started it may start it again."""
+
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long is taken for dead, and the job ends."""
 
@@ -34,7 +44,8 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
     which process of how many this is. Without them JAX finds out by itself, on TPU pods, under Slurm and
     under Open MPI.
 
-    Raises ValueError when only some of them are set, when they are no numbers, or when JAX cannot find out.
+    Raises ValueError when only some of them are set, when they are no numbers, or when JAX cannot find out;
+    ChildProcessError when the others are not there in `JOIN_SECONDS`, or the coordinator's port is taken.
     """
     given = {name: environment[name] for name in (COORDINATOR, COUNT, INDEX) if environment.get(name)}
     if given and len(given) < 3:
@@ -42,21 +53,79 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         raise ValueError(f"{', '.join(given)} set, but not {missing}; set all three, or none")
     options: dict[str, Any] = {}
     if given:
-        count, index = _number(given, COUNT), _number(given, INDEX)
+        count, index, port = _number(given, COUNT), _number(given, INDEX), _port(given[COORDINATOR])
         if not 0 <= index < count:
             raise ValueError(f"{INDEX} is {index}; it must be from 0 to {count - 1}")
+        if index == 0:
+            _check_free(environment.get(BIND) or f":{port}")
         options = {"coordinator_address": given[COORDINATOR], "num_processes": count, "process_id": index}
     try:
-        jax.distributed.initialize(
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=GOODBYE_SECONDS,
-            **options,
-        )
+        _initialize(options)
     except ValueError as error:
         raise ValueError(
-            f"this process does not know its job ({' '.join(str(error).split())}); "
-            f"set {COORDINATOR}, {COUNT} and {INDEX}"
+            f"this process does not know its job ({_one_line(error)}); set {COORDINATOR}, {COUNT} and {INDEX}"
         ) from error
+    except (RuntimeError, TimeoutError) as error:
+        address = distributed.global_state.coordinator_address or "the coordinator's address"
+        raise ChildProcessError(
+            f"cannot join the other processes at {address}: {_one_line(error)}; check that every process of "
+            "the job has started, process 0 at that address, and that the other hosts can reach its port"
+        ) from error
+
+
+def _initialize(options: Mapping[str, Any]) -> None:
+    """Initialize JAX's runtime; TimeoutError after `JOIN_SECONDS`.
+
+    In a thread, and with a timeout for JAX that never comes: after its own, JAX ends the process by SIGABRT,
+    with nothing that Python could catch. A thread can also be waited for in a way that Ctrl-C interrupts.
+    """
+    raised: list[Exception] = []
+
+    def initialize() -> None:
+        try:
+            jax.distributed.initialize(
+                initialization_timeout=2 * JOIN_SECONDS,
+                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=GOODBYE_SECONDS,
+                **options,
+            )
+        except Exception as error:
+            raised.append(error)
+
+    joining = Thread(target=initialize, daemon=True)
+    joining.start()
+    joining.join(JOIN_SECONDS)
+    if joining.is_alive():
+        raise TimeoutError(f"not all were there within {JOIN_SECONDS} s")
+    if raised:
+        raise raised[0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _port(address: str) -> int:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"{COORDINATOR} is {address!r}; it must be HOST:PORT")
+    return int(port)
+
+
+def _check_free(address: str) -> None:
+    """JAX's coordinator ends by a segmentation fault where another program listens on its port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=_family(host)).close()
+    except OSError as error:
+        raise ChildProcessError(
+            f"the coordinator cannot listen at port {port} of this machine: {error.strerror}; "
+            f"give {COORDINATOR} another port, in all processes"
+        ) from error
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _number(given: Mapping[str, str], name: str) -> int:
@@ -64,6 +133,25 @@ def _number(given: Mapping[str, str], name: str) -> int:
         return int(given[name])
     except ValueError:
         raise ValueError(f"{name} is {given[name]!r}; it must be a whole number") from None
+
+
+def in_all(do: Callable[[], Value]) -> Value:
+    """What `do` returns in this process. A user's mistake in one process is raised in all of them.
+
+    Else the others would wait for one that has ended, until JAX ends them all with a code that says nothing.
+    """
+    mistake = result = None
+    try:
+        result = do()
+    except (ValueError, OSError) as error:
+        mistake = error
+    told = tell_all(None if mistake is None else _one_line(mistake))
+    if mistake is not None:
+        raise mistake
+    for number, other in enumerate(told):
+        if other is not None:
+            raise ValueError(f"process {number}: {other}")
+    return cast(Value, result)
 
 
 def is_first() -> bool:
