@@ -81,7 +81,7 @@ class RunConfig:
     # Rewards
     reward_funcs: tuple[str, ...] = ("accuracy_paper", "format_paper")
     reward_weights: tuple[float, ...] = ()
-
+    reward_timeout: float = 60.0
     soft_punish_cache: int = 0
 
     # Supervised fine-tuning
@@ -142,6 +142,7 @@ class RunConfig:
         _check(0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1]")
         _check(0 <= self.min_p < 1, "min_p", self.min_p, "in [0, 1)")
         _check(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0")
+        _check(self.reward_timeout > 0, "reward_timeout", self.reward_timeout, "above 0 seconds")
         _check(
             self.prompts_per_step % max(self.gradient_accumulation_steps, 1) == 0,
             "gradient_accumulation_steps",

@@ -30,7 +30,7 @@ SETTINGS = {
     "tensorboard": "false",
 }
 REWARD = """
-import os, pathlib
+import os, pathlib, signal
 
 def length_parity(completions, **columns):
     stop = os.environ.get("STOP_IN_CALL")
@@ -38,7 +38,7 @@ def length_parity(completions, **columns):
     made = len(calls.read_text()) + 1 if calls.exists() else 1
     calls.write_text("x" * made)
     if stop is not None and made == int(stop):
-        raise KeyboardInterrupt
+        os.kill(os.getppid(), signal.SIGINT)
     return [float(len(text) % 2) for text in completions]
 """
 

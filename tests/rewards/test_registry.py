@@ -64,11 +64,11 @@ def test_a_function_in_a_file(own_file: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_two_files_of_one_name_do_not_mix(tmp_path: Path) -> None:
     functions = []
-    for folder in ("one", "two"):
+    for number, folder in enumerate(("one", "two")):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "own.py").write_text(f"def f(completions, **_):\n    return [{folder!r}]\n")
+        (tmp_path / folder / "own.py").write_text(f"def f(completions, **_):\n    return [{number}]\n")
         functions.append(load_reward(f"{tmp_path / folder / 'own.py'}:f"))
-    assert [function([""]) for function in functions] == [["one"], ["two"]]
+    assert [function([""]) for function in functions] == [[0], [1]]
 
 
 @pytest.mark.parametrize("spec", ["accuracy", "", "length ", "own.py", "own.py:", ":polite", "own.txt:f"])

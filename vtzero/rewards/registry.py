@@ -1,6 +1,6 @@
 """Names for the rewards that ship with the package, and loading of a person's own from a file.
 
-It knows where functions are, not how they are run or weighted.
+It knows where functions are, not how they are weighted.
 """
 
 import functools
@@ -27,6 +27,7 @@ from vtzero.rewards.format import (
     format_tags_only,
 )
 from vtzero.rewards.length import length_reward, soft_overlong
+from vtzero.rewards.own import OwnReward
 
 RewardFunction = Callable[..., Sequence[float | Exception | None]]
 """(completions, **columns) -> for each completion a score, None for no score, or why there is none."""
@@ -50,12 +51,15 @@ REWARDS: Mapping[str, RewardFunction] = MappingProxyType(
 _WAY_OUT = f"use one of {', '.join(REWARDS)}, or path.py:name for a function of your own"
 
 
-def load_reward(spec: str, settings: Mapping[str, Any] | None = None) -> RewardFunction:
+def load_reward(
+    spec: str, settings: Mapping[str, Any] | None = None, *, time_limit: float = 60.0
+) -> RewardFunction:
     """The reward function that a specification names.
 
     Args:
         spec: a registered name, or `path.py:name` for a function in a person's own file (relative to the
-            working directory; `~` is expanded). The file is executed.
+            working directory; `~` is expanded). The file is executed in a process of its own (`own.py`),
+            where a call may take `time_limit` seconds.
         settings: what a registered function may want beside its columns, such as `max_completion_length`;
             each is given those settings that it names.
 
@@ -70,6 +74,14 @@ def load_reward(spec: str, settings: Mapping[str, Any] | None = None) -> RewardF
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(f"reward {spec!r}: there is no file {str(file)!r}; correct the path, or {_WAY_OUT}")
+    return OwnReward(file.resolve(), name, spec, time_limit)
+
+
+def own_function(file: Path, name: str, spec: str) -> RewardFunction:
+    """The function in a person's own file, which is executed here.
+
+    Raises ValueError as `load_reward` does.
+    """
     return _function(_execute(file, spec), name, spec)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from vtzero.rewards.own import OwnRewardError
 from vtzero.rewards.registry import RewardFunction
 
 _LONGEST_REASON = 300
@@ -175,7 +176,7 @@ def _number(result: Any) -> float:
 
 
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, _BadResultError):
+    if isinstance(error, _BadResultError | OwnRewardError):
         return str(error)
     text = " ".join("".join(traceback.format_exception_only(error)).split())
     return text[:_LONGEST_REASON]

@@ -366,6 +366,6 @@ def reward_functions(config: RunConfig) -> list[NamedReward]:
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"reward_funcs names {doubled!r} twice; give one of the functions another name")
     return [
-        NamedReward(name, load_reward(spec, settings), weight)
+        NamedReward(name, load_reward(spec, settings, time_limit=config.reward_timeout), weight)
         for name, spec, weight in zip(names, config.reward_funcs, weights, strict=True)
     ]

@@ -1,0 +1,119 @@
+"""A person's own reward function, in a process of its own, with a time limit and a memory limit.
+
+Whatever it does there (raise, hang, exit, crash, eat memory) costs the call that did it; its process is then
+replaced, and with it what the function remembered. Knows nothing of scores and batches.
+"""
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+START_SECONDS = 120.0
+"""For the file's own imports."""
+MEMORY_SHARE = 0.5
+"""Of the machine's memory."""
+
+
+class OwnRewardError(Exception):
+    """What an own reward did instead of returning; its text says all."""
+
+
+class OwnReward:
+    """`file.py:name`, called as the function itself would be. Safe to call from any thread.
+
+    Raises ValueError when the file cannot be executed or has no such function.
+    """
+
+    def __init__(self, file: Path, name: str, spec: str, time_limit: float):
+        self._command = [str(file), name, spec, str(_memory_limit())]
+        self._time_limit = time_limit
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any] | None = None
+        atexit.register(_close, weakref.ref(self))
+        self._start()
+
+    def __call__(self, completions: Sequence[str], **columns: Sequence[Any]) -> Any:
+        """What the function returns.
+
+        Raises OwnRewardError for what it raised, and when it took too long or its process ended.
+        """
+        with self._lock:
+            kind, value = self._asked((list(completions), columns))
+        if kind == "raised":
+            raise OwnRewardError(value)
+        return value
+
+    def close(self) -> None:
+        """End its process; the next call starts another."""
+        process, self._process = self._process, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _asked(self, question: Any) -> tuple[str, Any]:
+        if self._connection is None:
+            self._start()
+        assert self._connection is not None
+        try:
+            self._connection.send(question)
+            if not self._connection.poll(self._time_limit):
+                self.close()
+                raise OwnRewardError(f"took longer than {self._time_limit:g} s and was stopped")
+            answer: tuple[str, Any] = self._connection.recv()
+        except (EOFError, OSError):
+            raise OwnRewardError(self._end()) from None
+        except BaseException:
+            self.close()  # its answer to come would be taken for that to the next question
+            raise
+        return answer
+
+    def _start(self) -> None:
+        own, theirs = Pipe()
+        # -P: what lies in the working directory must not be found under the names of other modules.
+        program = [sys.executable, "-P", "-m", "vtzero.rewards.own_worker", str(theirs.fileno())]
+        self._process = subprocess.Popen(
+            [*program, *self._command], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+        self._connection = own
+        try:
+            if not own.poll(START_SECONDS):
+                raise ValueError(f"reward {self._command[2]!r}: was not ready after {START_SECONDS:g} s")
+            kind, value = own.recv()
+        except EOFError:
+            raise ValueError(f"reward {self._command[2]!r}: {self._end()} while it started") from None
+        except ValueError:
+            self.close()
+            raise
+        if kind == "refused":
+            self.close()
+            raise ValueError(value)
+
+    def _end(self) -> str:
+        process = self._process
+        code = None if process is None else process.wait()
+        self.close()
+        if code is not None and code < 0:
+            return f"its process was ended by {signal.Signals(-code).name}"
+        return f"its process ended with code {code}"
+
+
+def _close(own: "weakref.ref[OwnReward]") -> None:
+    if (reward := own()) is not None:
+        reward.close()
+
+
+def _memory_limit() -> int:
+    return int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,77 @@
+"""The process in which an own reward function runs: answers each call with what it returned, or raised.
+
+Started by `own.py`, with: the number of its pipe, the file, the function's name, the specification and a
+limit in bytes. Knows nothing of who asks.
+"""
+
+import ctypes
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from vtzero.rewards.own import OwnRewardError
+from vtzero.rewards.registry import RewardFunction, own_function
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_LONGEST_REASON = 300
+
+
+def main() -> None:
+    """Load the function, then answer until the pipe ends."""
+    pipe, file, name, spec, memory = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a wish to stop is for the process that asks
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
+    connection: Connection[Any, Any] = Connection(int(pipe))
+    try:
+        function = own_function(Path(file), name, spec)
+    except ValueError as error:
+        connection.send(("refused", str(error)))
+        return
+    connection.send(("ready", None))
+    while True:
+        try:
+            completions, columns = connection.recv()
+        except EOFError:
+            return
+        _answer(connection, function, completions, columns)
+
+
+def _answer(connection: Any, function: RewardFunction, completions: list[str], columns: Any) -> None:
+    try:
+        connection.send(("returned", _plain(function(completions, **columns))))
+    except (Exception, SystemExit) as error:
+        connection.send(("raised", _one_line(error)))
+
+
+def _plain(results: Any) -> Any:
+    """Results in types that the other side knows: it may have no torch."""
+    if isinstance(results, str | bytes | Mapping) or not hasattr(results, "__len__"):
+        raise OwnRewardError(f"returned a {type(results).__name__}, not a list of scores")
+    return [_plain_one(result) for result in results]
+
+
+def _plain_one(result: Any) -> Any:
+    if isinstance(result, Exception):
+        return OwnRewardError(_one_line(result))
+    value = result.item() if getattr(result, "ndim", None) == 0 else result
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return OwnRewardError(f"returned a {type(value).__name__} as score, not a finite number or None")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OwnRewardError):
+        return str(error)
+    return " ".join("".join(traceback.format_exception_only(error)).split())[:_LONGEST_REASON]
+
+
+if __name__ == "__main__":
+    main()
