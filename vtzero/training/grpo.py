@@ -23,7 +23,7 @@ from vtzero.rewards.text import aha_words
 from vtzero.training.blueprint import Blueprint
 from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
-from vtzero.training.method import Clock, FailedReward, StepReport, when_ready
+from vtzero.training.method import Clock, FailedReward, StepReport, never, when_ready
 from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
 from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, Weighed, rollout_of
@@ -115,7 +115,7 @@ class GRPO:
             yield "reference sync", self._sync.declare(state.reference, state.trainable)
 
     def step(
-        self, state: TrainState, index: int, stops: Callable[[], bool]
+        self, state: TrainState, index: int, stops: Callable[[], bool] = never
     ) -> tuple[TrainState, StepReport | None]:
         """Draw, sample, score, update. Rewards are computed while the devices score."""
         clock, phases = Clock(), self._phases

@@ -35,6 +35,11 @@ class StepReport:
     failures: Sequence[FailedReward] = ()
 
 
+def never() -> bool:
+    """Where nobody can ask for a stop."""
+    return False
+
+
 class Method(Protocol):
     """GRPO or supervised fine-tuning.
 
@@ -46,7 +51,7 @@ class Method(Protocol):
         """Every program that the steps will run, by name; each is compiled by calling what comes with it."""
 
     def step(
-        self, state: TrainState, index: int, stops: Callable[[], bool]
+        self, state: TrainState, index: int, stops: Callable[[], bool] = never
     ) -> tuple[TrainState, StepReport | None]:
         """Begin step `index` (from 1); the new state, the old one being donated, and the report of the step
         before, if it was not given yet.
