@@ -27,6 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
+    code = _run(known, rest)
+    if code and getattr(known, "distributed", False):
+        from vtzero.parallel.processes import leave
+
+        leave(code)
+    return code
+
+
+def _run(known: argparse.Namespace, rest: list[str]) -> int:
+    """One verb; the exit code."""
     try:
         figures = known.run(known, rest)
     except USER_MISTAKES as error:
@@ -41,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
         return int(getattr(error, "exit_code", 130))
+    except Exception:
+        traceback.print_exc()
+        return 1
     if known.json:
         print(json.dumps(figures))
     elif "folder" in figures:

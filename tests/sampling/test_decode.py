@@ -343,6 +343,8 @@ def test_the_cache_grows_by_a_third_or_a_half_at_most_and_ends_at_the_longest():
     assert growing_lengths(700) == (32, 64, 128, 192, 256, 320, 384, 512, 640, 700)
     assert growing_lengths(1024) == (*growing_lengths(640), 768, 1024)
     assert growing_lengths(72) == (32, 72)
+    assert growing_lengths(700, layers=28) == growing_lengths(700)
+    assert growing_lengths(700, layers=80) == (192, 384, 700)
     assert growing_lengths(8) == (8,)
     for longest in range(129, 1500):
         lengths = growing_lengths(longest)

@@ -42,10 +42,11 @@ class Growth:
 def measure_growth(programs: Programs, limits: Limits, lengths: Sequence[int], repeats: int) -> list[Growth]:
     """Time the tokens after each length; runs inside `jax.set_mesh(programs.mesh)`."""
     longest = max(programs.shapes.completion, max(lengths) + _TOKENS)
+    depth = programs.model.text.num_hidden_layers
     rows = []
     for length in sorted(lengths):
         end = length + _TOKENS
-        own = next(slots for slots in growing_lengths(longest) if slots >= end)
+        own = next(slots for slots in growing_lengths(longest, depth) if slots >= end)
         caches = {slots: _Tokens(programs, slots) for slots in {own, longest, end}}
         seconds = _in_turns(caches, length, repeats)
         floor = _floor(programs, limits, length)

@@ -6,11 +6,13 @@ Knows no model, no data set and no config of runs.
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Thread
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import jax
 import numpy as np
@@ -31,6 +33,9 @@ and images fetched for each. After that the job ends, and whatever started it ma
 
 HEARTBEAT_SECONDS = 30
 """A process that has been silent for so long is taken for dead, and the job ends."""
+
+LEAVE_SECONDS = 5
+"""So long a process that failed waits for others that failed too."""
 
 GOODBYE_SECONDS = 30
 """So long an ending process waits for the others to end too; then the job ends for all. One that was
@@ -152,6 +157,21 @@ def in_all(do: Callable[[], Value]) -> Value:
         if other is not None:
             raise ValueError(f"process {number}: {other}")
     return cast(Value, result)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, with its own exit code, where another may not come to its end.
+
+    By itself JAX would wait at the exit for those that wait for this one, and then end it by SIGABRT, which
+    tells a launcher nothing. Others that come to their end too, as after a mistake that all made, are waited
+    for: the first process takes the coordinator with it.
+    """
+    if distributed.global_state.client is not None:
+        with suppress(jax.errors.JaxRuntimeError):
+            distributed.global_state.client.wait_at_barrier("vtzero/leave", 1000 * LEAVE_SECONDS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_first() -> bool:

@@ -10,7 +10,7 @@ from vtzero.config import RunConfig
 from vtzero.data.batches import Buckets
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.parallel.sharding import shapes_at, state_sharding
-from vtzero.sampling.decode import DecodeSettings, LogProbabilities
+from vtzero.sampling.decode import DecodeSettings, LogProbabilities, growing_lengths
 from vtzero.training.outline import outline
 from vtzero.training.setup import Setup, check_attention, check_batch, check_heads
 from vtzero.training.state import ModelParts, TrainState
@@ -68,7 +68,7 @@ def blueprint_from_shapes(
         shardings=shardings,
         parts=made.parts,
         optimizer=made.optimizer,
-        decoding=_decoding(config, (_NEVER,), pad_id=0, logps="policy"),
+        decoding=_decoding(config, model, (_NEVER,), pad_id=0, logps="policy"),
         banned_ids=model.vision_token_ids,
     )
     state = shapes_at(made.state, shardings)
@@ -80,11 +80,12 @@ def blueprint_from_shapes(
 def decode_settings(setup: Setup, logps: LogProbabilities) -> DecodeSettings:
     """The decode loop's shape for a run."""
     processor = setup.processor
-    return _decoding(setup.config, processor.stop_ids, processor.pad_id, logps)
+    return _decoding(setup.config, processor.config, processor.stop_ids, processor.pad_id, logps)
 
 
 def _decoding(
-    config: RunConfig, stop_ids: tuple[int, ...], pad_id: int, logps: LogProbabilities
+    config: RunConfig, model: Qwen2VLConfig, stop_ids: tuple[int, ...], pad_id: int, logps: LogProbabilities
 ) -> DecodeSettings:
-    gathers = bool(config.gather_for_generation)
-    return DecodeSettings(config.max_completion_length, stop_ids, pad_id, logps, gather_weights=gathers)
+    length, gathers = config.max_completion_length, bool(config.gather_for_generation)
+    grows = growing_lengths(length, model.text.num_hidden_layers)
+    return DecodeSettings(length, stop_ids, pad_id, logps, grows, gather_weights=gathers)

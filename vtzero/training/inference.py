@@ -65,7 +65,8 @@ class LoadedModel:
         )
         self.folder = folder
         self.dtype = compute_dtype(settings.dtype)
-        where = None if mesh is None else shard_params(abstract_model(read_config(folder))[1], mesh)
+        network = read_config(folder)
+        where = None if mesh is None else shard_params(abstract_model(network)[1], mesh)
         graphdef, params = load_model(folder, dtype=self.dtype, sharding=where)
         self.pieces = (params,)
         self.prompt_length = settings.max_prompt_length
@@ -74,6 +75,7 @@ class LoadedModel:
             self.processor.stop_ids,
             self.processor.pad_id,
             "none",
+            growing_lengths(settings.max_completion_length, network.text.num_hidden_layers),
             # Here weights are divided only where a device would be filled by all of them (`mesh_of_all`).
             gather_weights=False,
         )
