@@ -30,7 +30,7 @@ from vtzero.parallel.processes import is_first
 from vtzero.parallel.sharding import even_rows, shard_params
 from vtzero.rewards.accuracy import accuracy_strict
 from vtzero.rewards.format import format_paper
-from vtzero.sampling.decode import DecodeSettings, sample_keys
+from vtzero.sampling.decode import DecodeSettings, growing_lengths, sample_keys
 from vtzero.sampling.parameters import SamplingParameters, validate_sampling
 from vtzero.sampling.sampler import Sampler
 from vtzero.training.fingerprint import weights_digest
