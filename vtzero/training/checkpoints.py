@@ -94,10 +94,16 @@ class Checkpoints:
             raise
         ask_first(lambda: None)  # the first process seals, and no other goes on before it has
 
-    def close(self) -> None:
-        """Finish what is under way and release all threads. To be called before the process ends."""
+    def close(self, *, alone: bool = False) -> None:
+        """Finish what is under way and release all threads. To be called before the process ends.
+
+        `alone`: after an error, when the other processes may not call this.
+        """
         try:
-            self.wait()
+            if not alone:
+                self.wait()
+            elif self._sealing is not None:
+                self._sealing.result()
         finally:
             self._sealer.shutdown()
             self._release()

@@ -106,12 +106,12 @@ class _Run:
         self._stop.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self._progress.close()
         self._method.close()
         if self._logs is not None:
             self._logs.close()
-        self._checkpoints.close()
+        self._checkpoints.close(alone=error is not None)
         self._stop.__exit__()
 
     def to_the_end(self) -> dict[str, Any]:
