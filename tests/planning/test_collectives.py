@@ -71,6 +71,27 @@ def test_loops_multiply_those_inside_them():
     assert (scatter.group, scatter.received) == (4, 60)
 
 
+WINDOWED = """\
+%wide.windowed_dot_general_cond_ag.7 (wide.param.50: (bf16[1,1024,1024], u32[])) -> pred[] {
+  %constant.4280 = u32[]{:T(128)} constant(4), metadata={op_name="jit(_sample)/ri,oi->ro/dot_general"}
+  %wide.param.50 = (bf16[1,1024,1024]{2,1,0}, u32[]{:T(128)}) parameter(0)
+  %get-tuple-element.3984 = u32[]{:T(128)} get-tuple-element(%wide.param.50), index=4
+  ROOT %compare.121 = pred[]{:T(512)} compare(%get-tuple-element.3984, %constant.4280), direction=LT
+}
+
+%windows (state: (bf16[4,64], u32[])) -> (bf16[4,64], u32[]) {
+  ROOT %passed = bf16[4,64]{1,0} collective-permute(%x), channel_id=3, source_target_pairs={{0,1},{1,0}}
+}
+"""
+
+
+def test_a_product_that_is_computed_window_by_window_is_a_loop_too():
+    condition = "%wide.windowed_dot_general_cond_ag.7"
+    loop = f"%loop = (bf16[4,64], u32[]) while(%start), condition={condition}, body=%windows"
+    passed = only(loop, before=WINDOWED)
+    assert (passed.times, passed.received) == (4, 512)
+
+
 def test_a_chain_of_fusions_is_one_collective_where_it_is_whole_and_another_where_it_is_peeled():
     times = [one.times for one in exchanges(LOOPS, trips=87) if one.kind == "all-gather"]
     assert sorted(times) == [1, 8 * 87]
