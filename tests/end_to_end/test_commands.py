@@ -1,6 +1,7 @@
 """The command line as a person uses it: the real command, its files, its errors in one line."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -165,12 +166,12 @@ def test_a_tokenizer_cut_short_is_one_line(model, tmp_path):
 
 
 def test_a_librarys_error_is_a_failure_with_its_traceback(model, tmp_path):
-    reward = tmp_path / "mine.py"
-    reward.write_text(
-        "import numpy\nnumpy.zeros = lambda *a, **k: [].index(1)\ndef f(completions, **_): return []\n"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import tensorboardX\ntensorboardX.SummaryWriter = lambda *a, **k: [].index(1)\n"
     )
-    settings = SMALL | {"output_dir": tmp_path / "run", "reward_funcs": f"[{reward}:f]"}
-    _, error = vtzero("train", CONFIG, *options(model=model, **settings), code=1)
+    broken = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    settings = SMALL | {"output_dir": tmp_path / "run", "tensorboard": "true"}
+    _, error = vtzero("train", CONFIG, *options(model=model, **settings), code=1, environment=broken)
     assert "Traceback" in error
 
 
