@@ -143,6 +143,7 @@ SFT = {
 }
 
 
+@pytest.mark.slow
 def test_supervised_numbers_are_those_of_one_process(model, tmp_path):
     """Every third row has an answer that is too long."""
     answers = ["left", "a long answer " * 20, "right of it"] * 4

@@ -371,7 +371,14 @@ def flipped(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "change", [flipped, lambda content: content[: len(content) // 2] if content else b"x", None]
+    "change",
+    [
+        flipped,
+        pytest.param(
+            lambda content: content[: len(content) // 2] if content else b"x", marks=pytest.mark.slow
+        ),
+        pytest.param(None, marks=pytest.mark.slow),
+    ],
 )
 def test_whatever_file_is_changed_the_checkpoint_before_is_used(tmp_path: Path, change: Any) -> None:
     for step in (1, 2):
