@@ -1,7 +1,7 @@
 """The command line: parses, loads a config, calls one function. No logic.
 
-Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 interrupted, 75 a run that
-was asked to stop and that the same command goes on with.
+Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 interrupted; of `train`
+75 instead (EX_TEMPFAIL of sysexits.h): the same command goes on.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         return 1
     except KeyboardInterrupt as error:
         print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
-        return int(getattr(error, "exit_code", 130))
+        return 75 if known.verb == "train" else 130
     except Exception:
         traceback.print_exc()
         return 1

@@ -81,7 +81,7 @@ class RunConfig:
     # Rewards
     reward_funcs: tuple[str, ...] = ("accuracy_paper", "format_paper")
     reward_weights: tuple[float, ...] = ()
-    reward_timeout: float = 60.0
+    reward_timeout: float = 30.0
     soft_punish_cache: int = 0
 
     # Supervised fine-tuning

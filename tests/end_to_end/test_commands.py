@@ -69,6 +69,7 @@ def test_eight_devices_train_as_one_does(model, tmp_path):
 
 def test_a_run_over_another_runs_folder_is_refused(model, tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 5\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     _, error = vtzero("train", CONFIG, *options(model=model, output_dir=tmp_path), code=2)
     assert "seed" in error
     assert len(error.splitlines()) == 1
@@ -209,6 +210,19 @@ def test_a_mistake_at_the_start_does_not_bind_the_folder(model, tmp_path):
     settings = SMALL | {"output_dir": tmp_path / "run", "max_steps": 1, "eval_data": "null"}
     vtzero("train", CONFIG, *options(model=model, data="typo.jsonl", **settings), code=2)
     vtzero("train", CONFIG, *options(model=model, **settings))
+
+
+def test_a_run_that_did_nothing_does_not_bind_its_folder(model, tmp_path):
+    settings = SMALL | {"output_dir": tmp_path / "run", "max_steps": 1, "eval_data": "null"}
+    useless = tmp_path / "mine.py"
+    useless.write_text("def f(completions):\n    return [1.0] * len(completions)\n")
+    command = ["train", CONFIG, *options(model=model, **settings)]
+    _, error = vtzero(*command, "--reward_funcs", f"[{useless}:f]", code=2)
+    assert "step 1: no completion has a score (f: TypeError: f() got an unexpected keyword" in error
+    assert "rejected.jsonl has every reason" in error
+    (tmp_path / "file").write_text("")
+    _, error = vtzero(*command, "--output_dir", tmp_path / "file" / "run", code=2)
+    assert "is no folder; choose another output_dir" in error
 
 
 def test_an_evaluation_in_which_nothing_can_be_asked_is_one_line(model, tmp_path):

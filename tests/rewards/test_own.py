@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,17 @@ def test_a_misdeed_costs_its_own_sample(own, misdeed, reason):
         ]
         assert (name, place) == ("own", 1)
         assert told.startswith(reason.replace("\\\\", "\\")), told
+
+
+def test_a_function_that_always_hangs_is_soon_given_up(own):
+    function = NamedReward("own", own("behaves", time_limit=0.5))
+    began = time.monotonic()
+    result = score([function], ["hang"] * 40, {})
+    assert time.monotonic() - began < 15
+    assert np.isnan(result.total).all()
+    reasons = [failure.reason for failure in result.failures]
+    assert reasons[:3] == ["took longer than 0.5 s and was stopped"] * 3
+    assert reasons[3:] == ["was not called after 3 that took too long"] * 37
 
 
 def test_its_process_ends_with_it(own):

@@ -46,6 +46,8 @@ def test_a_step_that_was_done_is_written_though_the_next_one_fails(tmp_path, mon
 def test_a_run_may_go_on_with_another_mesh_but_not_with_another_seed(tmp_path):
     config = RunConfig(output_dir=str(tmp_path))
     (tmp_path / "config.yaml").write_text(dump_config(config))
+    check_folder(tmp_path, replace(config, seed=1))  # it has not done anything yet
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     check_folder(tmp_path, replace(config, mesh=MeshConfig(fsdp=8)))
     with pytest.raises(ConfigError, match="another seed"):
         check_folder(tmp_path, replace(config, seed=1))

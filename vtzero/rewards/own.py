@@ -26,6 +26,10 @@ class OwnRewardError(Exception):
     """What an own reward did instead of returning; its text says all."""
 
 
+class OwnRewardTimeoutError(OwnRewardError):
+    """It took longer than it may."""
+
+
 class OwnReward:
     """`file.py:name`, called as the function itself would be. Safe to call from any thread.
 
@@ -70,8 +74,10 @@ class OwnReward:
             self._connection.send(question)
             if not self._connection.poll(self._time_limit):
                 self.close()
-                raise OwnRewardError(f"took longer than {self._time_limit:g} s and was stopped")
+                raise OwnRewardTimeoutError(f"took longer than {self._time_limit:g} s and was stopped")
             answer: tuple[str, Any] = self._connection.recv()
+        except OwnRewardError:
+            raise
         except (EOFError, OSError):
             raise OwnRewardError(self._end()) from None
         except BaseException:

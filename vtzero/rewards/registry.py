@@ -52,7 +52,7 @@ _WAY_OUT = f"use one of {', '.join(REWARDS)}, or path.py:name for a function of 
 
 
 def load_reward(
-    spec: str, settings: Mapping[str, Any] | None = None, *, time_limit: float = 60.0
+    spec: str, settings: Mapping[str, Any] | None = None, *, time_limit: float = 30.0
 ) -> RewardFunction:
     """The reward function that a specification names.
 

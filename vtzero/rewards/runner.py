@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vtzero.rewards.own import OwnRewardError
+from vtzero.rewards.own import OwnRewardError, OwnRewardTimeoutError
 from vtzero.rewards.registry import RewardFunction
 
 _LONGEST_REASON = 300
+MOST_TIMEOUTS = 3
+"""Of the calls for single samples of a batch: a function that always hangs would take its limit for each."""
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -125,12 +127,15 @@ def _scores_one_by_one(
     failures: list[RewardFailure],
     batch_error: BaseException,
 ) -> list[float]:
-    scores, failed_before = [], len(failures)
+    scores, failed_before, timeouts = [], len(failures), 0
     for index, (completion, own_columns) in enumerate(_samples(completions, columns)):
         try:
+            if timeouts == MOST_TIMEOUTS:
+                raise OwnRewardError(f"was not called after {timeouts} that took too long")
             (result,) = _call(reward, [completion], own_columns)
             scores.append(_score(reward, index, result, failures))
         except (Exception, SystemExit) as error:
+            timeouts += isinstance(error, OwnRewardTimeoutError)
             failures.append(RewardFailure(reward.name, index, _one_line(error)))
             scores.append(math.nan)
     if len(failures) == failed_before:

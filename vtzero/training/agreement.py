@@ -22,8 +22,11 @@ def check_agreement(config: RunConfig) -> None:
 
 def check_folder(folder: Path, config: RunConfig) -> None:
     """A folder is continued with its own settings, those aside that change numbers by rounding at most."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"output_dir {str(folder)!r}: {there} is no folder; choose another output_dir")
     path = folder / "config.yaml"
-    if not path.exists():
+    if not path.exists() or not _has_done_anything(folder):
         return
     saved = load_config(path)
     changed = [
@@ -44,6 +47,13 @@ def _is_free(name: str, config: RunConfig) -> bool:
         scheduled = config.lr_scheduler_type != "constant" and config.lr_schedule_steps is None
         return config.method == "grpo" and not scheduled
     return name in FREE_TO_CHANGE
+
+
+def _has_done_anything(folder: Path) -> bool:
+    """A run that ended before its first step and its first figures binds its folder to nothing."""
+    metrics = folder / "metrics.jsonl"
+    stepped = metrics.exists() and metrics.stat().st_size > 0
+    return stepped or any(folder.glob("checkpoints/*")) or any(folder.glob("eval/*"))
 
 
 def _differs(name: str, one: RunConfig, other: RunConfig) -> bool:

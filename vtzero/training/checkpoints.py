@@ -198,9 +198,10 @@ class Checkpoints:
             aside.append(SetAside(step, name, problem))
             shutil.rmtree(self._folder / name, ignore_errors=True)
             path.rename(self._folder / name)
-        if damaged := [f"{one.name}: {one.reason}" for one in aside if one.name.endswith(".damaged")]:
+        reasons = {one.name: f"{one.name}: {one.reason}" for one in aside}
+        if damaged := [reasons.get(path.name, path.name) for path in self._folder.glob("*.damaged")]:
             raise ValueError(
-                f"{self._folder}: every checkpoint is damaged ({'; '.join(damaged)}); "
+                f"{self._folder}: every checkpoint is damaged ({'; '.join(sorted(damaged))}); "
                 "remove the folder to start anew"
             )
         return None, aside

@@ -40,9 +40,6 @@ from vtzero.training.usage import memory_metrics
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop, and the same command goes on with it."""
 
-    exit_code = 75
-    """EX_TEMPFAIL of sysexits.h: a scheduler is to start it again."""
-
 
 def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`.
@@ -224,6 +221,7 @@ class _Run:
             if index % config.logging_steps == 0 or index == config.max_steps:
                 self._logs.write(report)
             self._logs.set_aside(report)
+        _check_scored(index, report, config.prompts_per_step * config.num_generations)
         self._progress.step(index, report.metrics)
 
     def _evaluate(self, index: int) -> None:
@@ -292,6 +290,15 @@ class _Logs:
     def close(self) -> None:
         self._metrics.close()
         self._rejected.close()
+
+
+def _check_scored(index: int, report: StepReport, completions: int) -> None:
+    """A reward that fails for everything is a mistake in it, and leaves nothing to learn from."""
+    if report.failures and report.metrics.get("unscored_completions") == completions:
+        raise ConfigError(
+            f"step {index}: no completion has a score ({report.failures[0].reason}); rejected.jsonl has "
+            "every reason"
+        )
 
 
 def _check_finite(index: int, metrics: dict[str, float]) -> None:
