@@ -42,14 +42,13 @@ def test_the_handlers_of_before_come_back():
 
 
 TWICE = """
-import ctypes, sys
+import hashlib
 from vtzero.training.preemption import StopRequest
 with StopRequest() as stop:
     stop.immediate = False
     print("listening", flush=True)
-    libc = ctypes.CDLL(None)
-    for _ in range(2):  # C code that does not come back to Python, as a long program of XLA
-        libc.poll(None, 0, 20_000)
+    # C code that does not come back to Python for a minute or so, as a long program of XLA.
+    hashlib.pbkdf2_hmac("sha256", b"word", b"salt", 200_000_000)
     print("not heard", flush=True)
 """
 
