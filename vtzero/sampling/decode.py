@@ -21,7 +21,7 @@ from vtzero.parallel.sharding import gathered
 from vtzero.sampling.filters import ban_ids, draw, filter_logits, log_probability
 from vtzero.sampling.parameters import SamplingParameters
 
-_LAYERS_IN_ALL = 300
+_LAYERS_IN_ALL = 310
 """Of all loops of a program."""
 
 LogProbabilities = Literal["none", "policy", "all"]
@@ -87,12 +87,12 @@ class DecodeSettings:
 
 
 def growing_lengths(longest: int, layers: int = 1) -> tuple[int, ...]:
-    """32, 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, … and `longest`.
+    """32, 64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, … and `longest`.
 
-    From 128 on a token reads at most half as many slots again as are in use, from 256 on a third. Each length
-    is a loop of its own in the program, with all `layers` written out: on a CPU one of 4 takes 0.35 s to
-    compile. Of deep models some lengths are left out: for 80 layers in 10 loops the compiler of TPUs took
-    more than 20 GiB.
+    From 128 on a token reads at most half as many slots again as are in use, from 256 on a quarter. Each
+    length is a loop of its own in the program, with all `layers` written out: on a CPU one of 4 takes 0.35 s
+    to compile. Of deep models some lengths are left out: 80 layers in 3 loops took the compiler of TPUs
+    194 s, and in 10 it had not ended after ten minutes, short of memory on a machine of 24 GiB.
     """
     lengths = list(takewhile(lambda slots: slots < longest, _slots()))
     if lengths and lengths[-1] < 128 and lengths[-1] * 1.25 > longest:
@@ -103,11 +103,11 @@ def growing_lengths(longest: int, layers: int = 1) -> tuple[int, ...]:
 
 
 def _slots() -> Iterator[int]:
-    """Powers of two; from 128 on what lies half way between, from 256 on a quarter of the way too."""
+    """Powers of two; from 128 on what lies half way between, from 256 on the quarters too."""
     yield from (32, 64, 128, 192)
     power = 256
     while True:
-        yield from (power, power * 5 // 4, power * 3 // 2)
+        yield from (power, power * 5 // 4, power * 3 // 2, power * 7 // 4)
         power *= 2
 
 
