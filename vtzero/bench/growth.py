@@ -12,7 +12,7 @@ from vtzero.parallel.sharding import readers
 from vtzero.sampling.decode import growing_lengths
 from vtzero.training.ceilings import Limits
 
-LENGTHS = (32, 64, 128, 256, 640)
+LENGTHS = (32, 64, 128, 192, 256, 320, 384, 448, 512, 640)
 """Just after these the run's own cache has grown, and has the most slots that are not in use yet."""
 _TOKENS = 16
 _TURNS = 8
