@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compare", default="none", help="comparisons (see the README), commas between; or all"
     )
     bench.add_argument(
-        "--lengths", default="32,64,128,192,256,320,384,448,512,640", help="answer lengths of the comparison growth"
+        "--lengths", default="32,64,128,192,256,320,384,448,512,640", help="answer lengths of the comparison"
     )
     bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts (3)")
 
