@@ -17,21 +17,12 @@ def show_step(figures: dict[str, Any]) -> None:
     held = ", ".join(f"{name} {_bytes(size)}" for name, size in figures["held"].items())
     chosen = ", the fewest that fit" if figures["micro_batches_chosen"] else ""
     title = f"{figures['topology']}: {mesh}; micro-batches {figures['micro_batches']}{chosen}; "
-    columns: tuple[str, ...] = (
-        "program",
-        "runs",
-        "a chip needs",
-        "of it made",
-        "fits",
-        "FLOP",
-        "through memory",
-        "received",
-    )
-    columns += ("predicted", "compiled in", "with")
+    columns = "program, runs, a chip needs, of it made, fits, FLOP, through memory, received, predicted"
+    columns += ", compiled in, with"
     table = _table(
         f"{title}a chip of {_bytes(figures['memory_of_a_chip'])} holds {held}; the rollout's cache is "
         f"{_bytes(figures['cache'])}",
-        columns,
+        columns.split(", "),
     )
     for row in figures["programs"]:
         table.add_row(
@@ -47,16 +38,12 @@ def show_step(figures: dict[str, Any]) -> None:
             f"{row['compile_seconds']:.0f} s",
             _bytes(row["host_memory"]),
         )
-    whole: tuple[str, ...] = (
-        "together",
-        "",
-        "",
-        "",
-        "yes" if figures["fits"] else "no",
-        f"{figures['flops']:.2e}",
+    table.add_row(
+        *("together", "", "", "", "yes" if figures["fits"] else "no", f"{figures['flops']:.2e}"),
+        _bytes(figures["moved_bytes"]),
+        _bytes(figures["received_bytes"]),
+        _seconds(figures["predicted_seconds"]),
     )
-    whole += (_bytes(figures["moved_bytes"]), _bytes(figures["received_bytes"]))
-    table.add_row(*whole, _seconds(figures["predicted_seconds"]), "", "")
     _print(table)
     for row in figures["programs"]:
         if row["refused"]:

@@ -10,14 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
 START_SECONDS = 120.0
 """For the file's own imports."""
+_LONGEST_REASON = 300
 MEMORY_SHARE = 0.5
 """Of the machine's memory."""
 
@@ -28,6 +30,20 @@ class OwnRewardError(Exception):
 
 class OwnRewardTimeoutError(OwnRewardError):
     """It took longer than it may."""
+
+
+def one_line(error: BaseException) -> str:
+    """What it says; of errors that are not ours their kind too, and no more than fits a line."""
+    if isinstance(error, OwnRewardError):
+        return str(error)
+    return " ".join("".join(traceback.format_exception_only(error)).split())[:_LONGEST_REASON]
+
+
+def listed(results: Any) -> list[Any]:
+    """The scores that a function returned; raises OwnRewardError where they are no list."""
+    if isinstance(results, str | bytes | Mapping) or not hasattr(results, "__len__"):
+        raise OwnRewardError(f"returned a {type(results).__name__}, not a list of scores")
+    return list(results)
 
 
 class OwnReward:
@@ -76,8 +92,6 @@ class OwnReward:
                 self.close()
                 raise OwnRewardTimeoutError(f"took longer than {self._time_limit:g} s and was stopped")
             answer: tuple[str, Any] = self._connection.recv()
-        except OwnRewardError:
-            raise
         except (EOFError, OSError):
             raise OwnRewardError(self._end()) from None
         except BaseException:

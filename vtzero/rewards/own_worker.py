@@ -8,17 +8,14 @@ import ctypes
 import resource
 import signal
 import sys
-import traceback
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vtzero.rewards.own import OwnRewardError
+from vtzero.rewards.own import OwnRewardError, listed, one_line
 from vtzero.rewards.registry import RewardFunction, own_function
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_LONGEST_REASON = 300
 
 
 def main() -> None:
@@ -46,31 +43,19 @@ def main() -> None:
 
 def _answer(connection: Any, function: RewardFunction, completions: list[str], columns: Any) -> None:
     try:
-        connection.send(("returned", _plain(function(completions, **columns))))
+        connection.send(("returned", [_plain(result) for result in listed(function(completions, **columns))]))
     except (Exception, SystemExit) as error:
-        connection.send(("raised", _one_line(error)))
+        connection.send(("raised", one_line(error)))
 
 
-def _plain(results: Any) -> Any:
-    """Results in types that the other side knows: it may have no torch."""
-    if isinstance(results, str | bytes | Mapping) or not hasattr(results, "__len__"):
-        raise OwnRewardError(f"returned a {type(results).__name__}, not a list of scores")
-    return [_plain_one(result) for result in results]
-
-
-def _plain_one(result: Any) -> Any:
+def _plain(result: Any) -> Any:
+    """A score in a type that the other side knows: it may have no torch."""
     if isinstance(result, Exception):
-        return OwnRewardError(_one_line(result))
+        return OwnRewardError(one_line(result))
     value = result.item() if getattr(result, "ndim", None) == 0 else result
     if value is None or isinstance(value, bool | int | float):
         return value
     return OwnRewardError(f"returned a {type(value).__name__} as score, not a finite number or None")
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OwnRewardError):
-        return str(error)
-    return " ".join("".join(traceback.format_exception_only(error)).split())[:_LONGEST_REASON]
 
 
 if __name__ == "__main__":

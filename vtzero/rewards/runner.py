@@ -6,7 +6,6 @@ what the functions measure nor how advantages are made from the scores.
 
 import math
 import numbers
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vtzero.rewards.own import OwnRewardError, OwnRewardTimeoutError
+from vtzero.rewards.own import OwnRewardError, OwnRewardTimeoutError, listed, one_line
 from vtzero.rewards.registry import RewardFunction
 
-_LONGEST_REASON = 300
 MOST_TIMEOUTS = 3
 """Of the calls for single samples of a batch: a function that always hangs would take its limit for each."""
 Columns = Mapping[str, Sequence[Any]]
@@ -89,7 +87,7 @@ def score(
     return RewardResult(per_function, total, failures)
 
 
-class _BadResultError(Exception):
+class _BadResultError(OwnRewardError):
     """A reward function returned something that is not one score a completion."""
 
 
@@ -136,10 +134,10 @@ def _scores_one_by_one(
             scores.append(_score(reward, index, result, failures))
         except (Exception, SystemExit) as error:
             timeouts += isinstance(error, OwnRewardTimeoutError)
-            failures.append(RewardFailure(reward.name, index, _one_line(error)))
+            failures.append(RewardFailure(reward.name, index, one_line(error)))
             scores.append(math.nan)
     if len(failures) == failed_before:
-        failures.append(RewardFailure(reward.name, None, f"batch call failed: {_one_line(batch_error)}"))
+        failures.append(RewardFailure(reward.name, None, f"batch call failed: {one_line(batch_error)}"))
     return scores
 
 
@@ -152,18 +150,17 @@ def _call(reward: NamedReward, completions: Sequence[str], columns: Columns) -> 
     """The only place that runs a reward function, on copies, so that it cannot change another's input."""
     own_columns = {name: list(values) for name, values in columns.items()}
     results: Any = reward.function(list(completions), **own_columns)
-    if isinstance(results, str | bytes | Mapping) or not hasattr(results, "__len__"):
-        raise _BadResultError(f"returned a {type(results).__name__}, not a list of scores")
-    if len(results) != len(completions):
-        raise _BadResultError(f"returned {len(results)} scores for {len(completions)} completions")
-    return list(results)
+    scores = listed(results)
+    if len(scores) != len(completions):
+        raise _BadResultError(f"returned {len(scores)} scores for {len(completions)} completions")
+    return scores
 
 
 def _score(reward: NamedReward, index: int, result: Any, failures: list[RewardFailure]) -> float:
     try:
         return _number(result)
     except Exception as error:
-        failures.append(RewardFailure(reward.name, index, _one_line(error)))
+        failures.append(RewardFailure(reward.name, index, one_line(error)))
         return math.nan
 
 
@@ -178,10 +175,3 @@ def _number(result: Any) -> float:
     if math.isinf(value):
         raise _BadResultError(f"returned {value} as score, not a finite number or None")
     return float(value)
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, _BadResultError | OwnRewardError):
-        return str(error)
-    text = " ".join("".join(traceback.format_exception_only(error)).split())
-    return text[:_LONGEST_REASON]

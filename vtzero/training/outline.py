@@ -5,7 +5,7 @@ Reads no weights, makes no array, asks for no device.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ class Outline:
     reference: Any | None
 
 
+@lru_cache(maxsize=4)  # a start asks for it when it chooses the mesh, the gathering, and makes the state
 def outline(config: RunConfig, model: Qwen2VLConfig) -> Outline:
     """That of a run.
 
