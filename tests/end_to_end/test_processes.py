@@ -162,12 +162,37 @@ def test_supervised_numbers_are_those_of_one_process(model, tmp_path):
     assert rejected[0] == rejected[1]
 
 
-def test_an_evaluation_is_that_of_one_process(model, tmp_path):
+TELLS_WHAT_IT_PREPARES = """
+import sys
+import jax
+from pathlib import Path
+from vtzero import cli
+from vtzero.data.processor import Processor
+
+prepare = Processor.prepare
+
+def telling(self, example, template):
+    with Path(f"prepared-{jax.process_index()}").open("a") as file:
+        file.write(example.id + "\\n")
+    return prepare(self, example, template)
+
+Processor.prepare = telling
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_an_evaluation_is_that_of_one_process_and_each_prepares_its_share(model, tmp_path, monkeypatch):
     """A second start that asks in another way is a mistake that the first process finds, and ends both."""
-    asked = {"limit": 7, "batch-size": 3, "max-completion-length": 12, "max-prompt-length": 300}
-    for count in (1, 2):
+    asked = {"limit": 7, "batch-size": 4, "max-completion-length": 12, "max-prompt-length": 300}
+    monkeypatch.chdir(tmp_path)
+    for count, program in ((1, VTZERO), (2, ("-c", TELLS_WHAT_IT_PREPARES))):
         out = tmp_path / f"out-{count}"
-        Job(count, ["eval", *options(model=model, out=out, **asked)], tmp_path).run()
+        Job(count, ["eval", *options(model=model, out=out, **asked)], tmp_path, program=program).run()
+    prepared = [(tmp_path / f"prepared-{process}").read_text().split("\n")[:-1] for process in (0, 1)]
+    rows = [json.loads(line) for line in (out / "eval" / "scenes-0.jsonl").read_text().splitlines()]
+    ids = [row["id"] for row in rows]
+    # The last batch has three items: the second process has one of them, and one that fills the batch up.
+    assert prepared == [ids[0:2] + ids[4:6], [*ids[2:4], ids[6], ids[4]]]
     for name in ("scenes-0.json", "scenes-0.jsonl"):
         one, other = ((tmp_path / f"out-{count}" / "eval" / name).read_bytes() for count in (1, 2))
         assert one == other

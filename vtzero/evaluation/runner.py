@@ -1,32 +1,27 @@
 """A benchmark, a model and a sampler in; one scored output for each item out.
 
-Preparing a batch goes on in a thread while the device works on the one before; answers that make their batch
-wait are asked again together (`patience`). Knows no training, no config of runs, no files of results and no
-terminal.
+Answers that make their batch wait are asked again together (`patience`). Knows no training, no config of runs,
+no files of results and no terminal.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import chain, islice
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vtzero.data.batches import Buckets, blank_prompts, collate, fits
-from vtzero.data.example import Example, Rejected
-from vtzero.data.processor import PreparedPrompt, Processor
+from vtzero.data.batches import Buckets, blank_prompts
+from vtzero.data.example import Rejected
+from vtzero.data.processor import Processor
 from vtzero.data.prompts import PromptTemplate
-from vtzero.evaluation.benchmarks import Benchmark, as_asked, benchmark_item
-from vtzero.evaluation.items import BenchmarkItem
+from vtzero.evaluation.benchmarks import Benchmark
 from vtzero.evaluation.patience import answer_limit
+from vtzero.evaluation.questions import Batch, Question, Questions, filled_up
 from vtzero.evaluation.results import EvaluationResult, ItemResult
-from vtzero.evaluation.verdicts import Scoring, Verdict, check_answer, judge
-from vtzero.models.qwen2_vl.inputs import Prompts
-from vtzero.parallel.messages import tell_all
-from vtzero.parallel.processes import on_host
+from vtzero.evaluation.verdicts import Scoring, Verdict, judge
+from vtzero.parallel.processes import ALONE, on_host, row_share
 from vtzero.parallel.sharding import shard_batch
 from vtzero.rewards.symbolic import SymbolicError
 from vtzero.sampling.decode import Completions, sample_keys
@@ -47,15 +42,6 @@ class OpenedTemplate(PromptTemplate):
 
 
 @dataclass(frozen=True)
-class _Question:
-    """An item with its prompt, and its number in the benchmark."""
-
-    number: int
-    item: BenchmarkItem
-    prompt: PreparedPrompt
-
-
-@dataclass(frozen=True)
 class _Said:
     """What the model said to one item; `output` begins with the forced opening."""
 
@@ -65,16 +51,7 @@ class _Said:
     terminated: bool
 
 
-_Answer = tuple[_Question, _Said]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Some questions, the same as arrays of the full batch size, and the rows set aside among them."""
-
-    questions: list[_Question]
-    arrays: Prompts | None
-    rejected: list[Rejected]
+_Answer = tuple[Question, _Said]
 
 
 def evaluate(
@@ -105,7 +82,8 @@ def evaluate(
     `forced_opening` is put before the model's own words and scored with them. Items that are `done` are part
     of the result and not asked again. After each batch `on_batch` is called with its items, and `progress`
     with the number of items that are through, set aside or not, and the number of all. With a `mesh` a batch
-    is spread over its devices, of all processes, each of which calls this with the same arguments.
+    is spread over its devices, of all processes, each of which calls this with the same arguments and
+    prepares the prompts of its own devices.
 
     Raises ValueError when `batch_size` is below 1, or does not divide over the mesh.
     """
@@ -115,12 +93,22 @@ def evaluate(
         parameters = greedy(processor)
     result = EvaluationResult(list(done), [])
     template = _opened(template, forced_opening)
-    rows = _questions(benchmark, {item.index for item in done}, processor, template, buckets)
-    rounds = _Rounds(rows, buckets, batch_size, processor.pad_id, sampler.settings.max_completion_length)
+    questions = Questions(
+        benchmark,
+        processor,
+        template,
+        buckets,
+        batch_size=batch_size,
+        mesh=mesh,
+        share=ALONE if mesh is None else row_share(mesh),
+        done={item.index for item in done},
+    )
+    rounds = _Rounds(questions, buckets.prompt_length, batch_size, sampler.settings.max_completion_length)
     rounds.known += [item.tokens for item in done]
     for batch, limit in rounds:
-        if batch.arrays is not None:
-            arrays, keys = _placed(batch.arrays, _numbers(batch, batch_size), seed, mesh)
+        if batch.questions:
+            arrays = questions.arrays(batch.questions)
+            keys = _keys(_numbers(batch, batch_size), seed, mesh)
             completions = sampler(pieces, arrays, keys, parameters, limit)
             said = rounds.through(_said(completions, batch.questions, processor, forced_opening), limit)
             read = [_judged(question, one, benchmark.scoring) for question, one in said]
@@ -144,19 +132,18 @@ class _Rounds:
 
     def __init__(
         self,
-        rows: Iterator[_Question | Rejected],
-        buckets: Buckets,
+        questions: Questions,
+        prompt_length: int,
         batch_size: int,
-        pad_id: int,
         longest: int,
     ):
         self.known: list[int] = []
-        self._rows, self._buckets, self._batch_size = rows, buckets, batch_size
-        self._pad_id, self._longest = pad_id, longest
-        self._waiting: list[_Question] = []
+        self._questions, self._prompt_length = questions, prompt_length
+        self._batch_size, self._longest = batch_size, longest
+        self._waiting: list[Question] = []
 
-    def __iter__(self) -> Iterator[tuple[_Batch, int]]:
-        for batch in _ahead(self._rows, self._collated, self._batch_size):
+    def __iter__(self) -> Iterator[tuple[Batch, int]]:
+        for batch in self._questions.batches():
             yield batch, self._limit()
             if len(self._waiting) >= self._batch_size:
                 yield self._again(), self._longest
@@ -169,23 +156,20 @@ class _Rounds:
         self._waiting += [question for question, one in said if not (one.terminated or whole)]
         through = [answer for answer in said if answer[1].terminated or whole]
         self.known += [one.tokens for _, one in through]
+        for question, _ in through:
+            self._questions.forget(question)
         return through
 
     def _limit(self) -> int:
         # What waits is longer than any limit yet; how much longer nobody knows.
         known = self.known + [self._longest] * len(self._waiting)
-        prompt = self._buckets.prompt_length
+        prompt = self._prompt_length
         return answer_limit(known, longest=self._longest, prompt=prompt, rows=self._batch_size)
 
-    def _again(self) -> _Batch:
+    def _again(self) -> Batch:
         count = self._batch_size
         questions, self._waiting = self._waiting[:count], self._waiting[count:]
-        return _Batch(questions, self._collated(questions), [])
-
-    def _collated(self, questions: Sequence[_Question]) -> Prompts:
-        """The prompts as arrays of the full batch size."""
-        prompts = [question.prompt for question in _filled(questions, self._batch_size)]
-        return collate(prompts, self._buckets, self._pad_id)
+        return Batch(questions, [])
 
 
 def declare(
@@ -200,14 +184,15 @@ def declare(
 ) -> Callable[[], Any]:
     """Prepare the program of `evaluate` with these arguments, before it is called; see `Program.declare`."""
     prompts = blank_prompts(batch_size, buckets, processor.config.vision.patch_dim)
-    arrays, keys = _placed(prompts, np.zeros(batch_size, np.int32), 0, mesh)
+    arrays = prompts if mesh is None else shard_batch(prompts, mesh)
+    keys = _keys(np.zeros(batch_size, np.int32), 0, mesh)
     return sampler.declare(pieces, arrays, keys, parameters)
 
 
-def _placed(prompts: Prompts, numbers: Any, seed: int, mesh: Mesh | None) -> tuple[Prompts, Any]:
-    """Prompts and the keys of the items with these numbers, where the sampler wants them."""
-    prompts, numbers = (prompts, numbers) if mesh is None else shard_batch((prompts, numbers), mesh)
-    return prompts, sample_keys(jax.random.key(seed), 0, numbers, 1)
+def _keys(numbers: Any, seed: int, mesh: Mesh | None) -> Any:
+    """The keys of the items with these numbers, where the sampler wants them."""
+    numbers = numbers if mesh is None else shard_batch(numbers, mesh)
+    return sample_keys(jax.random.key(seed), 0, numbers, 1)
 
 
 def greedy(processor: Processor, repetition_penalty: float = 1.0) -> SamplingParameters:
@@ -249,103 +234,12 @@ def _opened(template: PromptTemplate, opening: str) -> PromptTemplate:
     return OpenedTemplate(**own, opening=opening) if opening else template
 
 
-def _questions(
-    benchmark: Benchmark,
-    done: Container[int],
-    processor: Processor,
-    template: PromptTemplate,
-    buckets: Buckets,
-) -> Iterator[_Question | Rejected]:
-    for number in range(len(benchmark.examples)):
-        if number in done:
-            continue
-        row = benchmark.examples[number]
-        if isinstance(row, Rejected):
-            yield row
-        else:
-            yield _question(number, row, benchmark.scoring, processor, template, buckets)
-
-
-def _question(
-    number: int,
-    example: Example,
-    scoring: Scoring,
-    processor: Processor,
-    template: PromptTemplate,
-    buckets: Buckets,
-) -> _Question | Rejected:
-    try:
-        item = benchmark_item(example)
-        check_answer(item, scoring)
-    except ValueError as error:
-        return Rejected(example.id, str(error))
-    prompt = processor.prepare(as_asked(example), template)
-    if isinstance(prompt, Rejected):
-        return prompt
-    return fits(prompt, buckets) or _Question(number, item, prompt)
-
-
-def _ahead(
-    rows: Iterator[_Question | Rejected],
-    collated: Callable[[Sequence[_Question]], Prompts],
-    batch_size: int,
-) -> Iterator[_Batch]:
-    """Batches whose prompts are prepared in a thread, while the batch before is asked."""
-    if jax.process_count() == 1:
-        return _one_ahead(_batches(rows, collated, batch_size))
-    # The messages of processes have an order, and so are sent from the main thread.
-    prepared = _one_ahead(iter(lambda: list(islice(rows, batch_size)) or None, None))
-    return _batches(chain.from_iterable(map(_agreed, prepared)), collated, batch_size)
-
-
-def _agreed(rows: list[_Question | Rejected]) -> Iterable[_Question | Rejected]:
-    """What one process cannot read no process asks: else their batches would hold other questions."""
-    told = tell_all([row if isinstance(row, Rejected) else None for row in rows])
-    faults = [next((fault for fault in faults if fault), None) for faults in zip(*told, strict=True)]
-    return [fault or row for fault, row in zip(faults, rows, strict=True)]
-
-
-def _batches(
-    rows: Iterator[_Question | Rejected],
-    collated: Callable[[Sequence[_Question]], Prompts],
-    batch_size: int,
-) -> Iterator[_Batch]:
-    questions: list[_Question] = []
-    rejected: list[Rejected] = []
-    for row in rows:
-        if isinstance(row, Rejected):
-            rejected.append(row)
-        else:
-            questions.append(row)
-        if len(questions) == batch_size:
-            yield _Batch(questions, collated(questions), rejected)
-            questions, rejected = [], []
-    if questions:
-        yield _Batch(questions, collated(questions), rejected)
-    elif rejected:
-        yield _Batch([], None, rejected)
-
-
-def _filled(questions: Sequence[_Question], batch_size: int) -> list[_Question]:
-    # The first is repeated with its own key: it says the same and so never makes the batch run longer.
-    return [*questions, *[questions[0]] * (batch_size - len(questions))]
-
-
-def _numbers(batch: _Batch, batch_size: int) -> Any:
-    return np.array([question.number for question in _filled(batch.questions, batch_size)], np.int32)
-
-
-def _one_ahead(made: Iterator[Made]) -> Iterator[Made]:
-    """The same, each made in a thread while the one before it is in use."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as pool:
-        coming = pool.submit(next, made, None)
-        while (one := coming.result()) is not None:
-            coming = pool.submit(next, made, None)
-            yield one
+def _numbers(batch: Batch, batch_size: int) -> Any:
+    return np.array([question.number for question in filled_up(batch.questions, batch_size)], np.int32)
 
 
 def _said(
-    completions: Completions, questions: Sequence[_Question], processor: Processor, opening: str
+    completions: Completions, questions: Sequence[Question], processor: Processor, opening: str
 ) -> list[_Answer]:
     ids, lengths, terminated = on_host((completions.ids, completions.lengths, completions.terminated))
     said = []
@@ -356,28 +250,27 @@ def _said(
     return said
 
 
-def _judged(question: _Question, said: _Said, scoring: Scoring) -> ItemResult | Rejected:
+def _judged(question: Question, said: _Said, scoring: Scoring) -> ItemResult | Rejected:
     try:
         return _item_result(question, said, judge(said.output, question.item, scoring))
     except SymbolicError as error:
         return Rejected(question.item.id, f"its answer could not be judged: {error}")
 
 
-def _item_result(question: _Question, said: _Said, verdict: Verdict) -> ItemResult:
+def _item_result(question: Question, said: _Said, verdict: Verdict) -> ItemResult:
     item = question.item
-    source = question.prompt.example.columns.get("source")
     return ItemResult(
         task=item.task,
         id=item.id,
         index=question.number,
         question=item.question,
-        prompt=question.prompt.text.removesuffix(said.opening),
+        prompt=question.text.removesuffix(said.opening),
         choices=tuple(item.choices),
         answer=item.answer,
         output=said.output,
         tokens=said.tokens,
         terminated=said.terminated,
-        source=source if isinstance(source, str) else None,
+        source=question.source,
         correct=verdict.correct,
         correct_lenient=verdict.correct_lenient,
         correct_paper=verdict.correct_paper,
