@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from fixtures.fast_compile import FAST_COMPILE, fast_compile
@@ -347,3 +348,32 @@ def test_several_updates_of_one_rollout(model, rollout, compilations):
     assert expected > 1e-4
     np.testing.assert_allclose(second["kl"], expected, rtol=1e-3)
     assert second["loss"] < first["loss"]
+
+
+# --- what is not finite ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_update_that_is_not_finite_is_skipped_and_the_next_is_what_it_would_have_been(
+    model, rollout, wrong
+):
+    """One advantage of one micro-batch spoils the sum; parameters and moments keep their bytes."""
+    parts, state = fresh_state(model, ())
+    total = rollout.mask.sum()
+    update = make_update(parts, loss_of(ITERATED), OPTIMIZER, micro_batches=2)
+    spoilt = replace(rollout, advantages=rollout.advantages.at[1, 2].set(wrong))
+    state, sound = update(state, rollout, total)
+    kept = jax.tree.map(np.asarray, (state.trainable, state.frozen))
+    moments = jax.tree.map(np.asarray, optax.tree_utils.tree_get(state.opt_state, "mu"))
+    state, skipped = update(state, spoilt, total)
+    assert (sound["skipped_updates"], skipped["skipped_updates"]) == (0, 1)
+    assert not np.isfinite(skipped["loss"])
+    assert state.step == 2
+    jax.tree.map(np.testing.assert_array_equal, (state.trainable, state.frozen), kept)
+    jax.tree.map(np.testing.assert_array_equal, optax.tree_utils.tree_get(state.opt_state, "mu"), moments)
+    # Adam counts the updates that were made, the schedule every step, as the metrics do.
+    counts = dict(optax.tree_utils.tree_get_all_with_path(state.opt_state, "count"))
+    assert sorted(int(count) for count in counts.values()) == [1, 2]
+    state, last = update(state, rollout, total)
+    assert last["skipped_updates"] == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.trainable))

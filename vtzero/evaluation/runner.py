@@ -1,7 +1,7 @@
 """A benchmark, a model and a sampler in; one scored output for each item out.
 
-Answers that make their batch wait are asked again together (`patience`). Knows no training, no config of runs,
-no files of results and no terminal.
+Answers that make their batch wait are asked again together (`patience`). Knows no training, no config of
+runs, no files of results and no terminal.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -116,7 +116,10 @@ def make_update(
 
     The batch is cut into `micro_batches` parts whose gradients are added up in float32; since each part's
     loss is its share of the step's, the cut does not change the gradient. Metrics: `loss`, `grad_norm`
-    (before clipping) and the loss's own.
+    (before clipping), `skipped_updates` and the loss's own.
+
+    Where loss or gradient is not finite the update is skipped: parameters and moments stay as they were, the
+    learning rate's schedule goes on, and `skipped_updates` is 1 instead of 0.
 
     On a mesh, `shardings` (`parallel.sharding.state_sharding`) keep the new state where the old one lay;
     left to itself XLA may move it, and the next update compiles anew.
@@ -130,10 +133,26 @@ def make_update(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["grad_norm"] = optax.global_norm(gradients)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        metrics["skipped_updates"] = 1.0 - finite
+        old = (state.trainable, state.opt_state)
+        trainable, opt_state = _where(finite, (trainable, opt_state), old)
         new = replace(state, step=state.step + 1, trainable=trainable, opt_state=opt_state)
         return new, metrics
 
     return Program(update, donate_argnums=0, out_shardings=(shardings, None))
+
+
+def _where(holds: Array, new: Any, old: Any) -> Any:
+    """`new` or `old`, but the schedule's place always of the new: metrics name its rate by the step."""
+
+    def is_place(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def choose(one: Any, other: Any) -> Any:
+        return one if is_place(one) else jnp.where(holds, one, other)
+
+    return jax.tree.map(choose, new, old, is_leaf=is_place)
 
 
 def accumulate(
