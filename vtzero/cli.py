@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
+from vtzero.training.watch import BrokenRunError
 
 USER_MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
 
@@ -45,7 +46,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             return 1
         print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (FloatingPointError, ChildProcessError) as error:
+    except (BrokenRunError, ChildProcessError) as error:
         print(f"vtzero {known.verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:

@@ -111,6 +111,12 @@ class RunConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
 
+    # What ends a run
+    max_bad_steps: int = 5
+    max_logp_difference: float | None = 0.05
+    max_rejected_share: float = 0.5
+    max_unscored_share: float = 0.25
+
     # Evaluation, logs, checkpoints
     eval_data: str | None = "scenes"
     eval_limit: int | None = None
@@ -186,6 +192,14 @@ class RunConfig:
             self.soft_punish_cache,
             f"from 0 to max_completion_length ({self.max_completion_length})",
         )
+        _check(
+            self.max_logp_difference is None or self.max_logp_difference > 0,
+            "max_logp_difference",
+            self.max_logp_difference,
+            "above 0, or null for no bound",
+        )
+        for name in ("max_rejected_share", "max_unscored_share"):
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         _check(bool(self.reward_funcs) or self.method == "sft", "reward_funcs", [], "at least one reward")
 
 
@@ -197,6 +211,7 @@ _AT_LEAST_ONE = (
     "num_iterations",
     "ref_model_sync_steps",
     "max_completion_length",
+    "max_bad_steps",
     "logprob_chunk",
     "eval_steps",
     "eval_batch_size",

@@ -49,7 +49,10 @@ def test_no_score_of_one_function_is_no_total() -> None:
     result = score(functions, ["a", "b", "c"], {})
     np.testing.assert_array_equal(result.per_function, [[np.nan, np.nan, 2.0], [1.0, 1.0, 1.0]])
     np.testing.assert_array_equal(result.total, [np.nan, np.nan, 1.0])
-    assert result.failures == []
+    # None is TRL's way to say that there is none; a number that is none is a mistake.
+    (failure,) = result.failures
+    assert (failure.function_name, failure.sample_index) == ("some", 1)
+    assert "returned nan as score" in failure.reason
 
 
 def test_a_raising_function_loses_only_the_offending_samples() -> None:

@@ -184,6 +184,8 @@ def test_failed_rewards_name_the_row_and_the_completion(run):
         assert [failed.completion for failed in report.failures] == [*range(GROUP)] * (len(ids) // GROUP)
         assert {failed.reason for failed in report.failures} <= {"unsure: TimeoutError: no idea"}
         assert report.metrics["unscored_completions"] == len(ids) == report.metrics["reward_failures"]
+        assert report.metrics["rewards/unsure/failures"] == len(ids)
+        assert report.metrics["rewards/parity/failures"] == 0
         seen |= set(ids)
     assert seen == {"row-1"}
 

@@ -32,11 +32,12 @@ from vtzero.scenes.world import Draws, Scene
 
 @dataclass(frozen=True)
 class SupervisedBatch:
-    """Prompts, target token ids (batch, group, length) padded with the pad id, and where they are real.
+    """Ids, prompts, target tokens (batch, group, length) padded with the pad id, and where those are real.
 
     With several processes these are the process's own samples; the rows set aside are everyone's.
     """
 
+    ids: list[str]
     prompts: Prompts
     target_ids: Int[np.ndarray, "batch group length"]
     mask: Bool[np.ndarray, "batch group length"]
@@ -133,8 +134,9 @@ class AnswerStream:
         """
         drawn = self._pipeline.next_batch(self._batch_size)
         targets = [[self.tokens(prompt)] for prompt in drawn.prompts]
-        ids, mask = _pad(targets, self._length, self._processor.pad_id)
-        return SupervisedBatch(drawn.arrays, ids, mask, drawn.rejected)
+        tokens, mask = _pad(targets, self._length, self._processor.pad_id)
+        ids = [prompt.id for prompt in drawn.prompts]
+        return SupervisedBatch(ids, drawn.arrays, tokens, mask, drawn.rejected)
 
     def blank_batches(self) -> Mapping[str, SupervisedBatch]:
         return {"": _blank(self._processor, self._own, self._buckets, 1, self._length)}
@@ -259,8 +261,9 @@ class DocumentStream:
         rows = [self._row(name, kind, index, row) for row in self._own(kind)]
         prompts, targets = [prompt for prompt, _ in rows], [texts for _, texts in rows]
         buckets = Buckets(kind.prompt_length, len(prompts[0].patches))
-        ids, mask = encode_targets(self._processor, targets, kind.target_length)
-        return SupervisedBatch(collate(prompts, buckets, self._processor.pad_id), ids, mask, [])
+        tokens, mask = encode_targets(self._processor, targets, kind.target_length)
+        arrays = collate(prompts, buckets, self._processor.pad_id)
+        return SupervisedBatch([prompt.id for prompt in prompts], arrays, tokens, mask, [])
 
     def _row(self, name: str, kind: Kind, index: int, row: int) -> tuple[PreparedPrompt, list[str]]:
         draws = Draws("train", self._seed, "documents", index, row)
@@ -277,7 +280,7 @@ class DocumentStream:
 def _blank(processor: Processor, batch: int, buckets: Buckets, group: int, length: int) -> SupervisedBatch:
     prompts = blank_prompts(batch, buckets, processor.config.vision.patch_dim)
     shape = (batch, group, length)
-    return SupervisedBatch(prompts, np.zeros(shape, np.int32), np.zeros(shape, bool), [])
+    return SupervisedBatch([], prompts, np.zeros(shape, np.int32), np.zeros(shape, bool), [])
 
 
 def corpus(template: PromptTemplate, count: int = 3000) -> list[str]:

@@ -172,6 +172,6 @@ def _number(result: Any) -> float:
         return math.nan
     if not isinstance(value, numbers.Real):
         raise _BadResultError(f"returned a {type(value).__name__} as score, not a finite number or None")
-    if math.isinf(value):
+    if not math.isfinite(value):
         raise _BadResultError(f"returned {value} as score, not a finite number or None")
     return float(value)

@@ -23,8 +23,8 @@ from vtzero.rewards.text import aha_words
 from vtzero.training.blueprint import Blueprint
 from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
-from vtzero.training.method import Clock, FailedReward, StepReport, never, when_ready
-from vtzero.training.metrics import aha_metrics, length_metrics, reward_metrics
+from vtzero.training.method import Clock, FailedReward, Learned, StepReport, never, when_ready
+from vtzero.training.metrics import aha_metrics, failure_metrics, length_metrics, reward_metrics
 from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, Weighed, rollout_of
 from vtzero.training.preemption import Stopped
@@ -77,7 +77,7 @@ class Begun:
     drawn: Drawn
     scored: Scored
     weighed: Weighed
-    values: dict[str, jax.Array]
+    values: dict[str, Any]
     metrics: dict[str, float]
     clock: Clock
     ended: Future[float]
@@ -214,12 +214,14 @@ class GRPO:
 
     def _iterate(
         self, state: TrainState, rollout: Rollout, weighed: Weighed
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One update an iteration; metrics are those of the last."""
-        values: dict[str, jax.Array] = {}
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """One update an iteration; metrics are those of the last, skipped updates those of all."""
+        values: dict[str, Any] = {}
+        skipped = []
         for _ in range(self._config.num_iterations):
             state, values = self._phases.update(state, rollout, weighed.total_tokens)
-        return state, values
+            skipped.append(values["skipped_updates"])
+        return state, values | {"skipped_updates": skipped}
 
     def _by_group(self, values: Any) -> np.ndarray:
         return np.asarray(values, np.float32).reshape(-1, self._config.num_generations)
@@ -229,7 +231,7 @@ class GRPO:
         lengths, terminated = drawn.lengths, drawn.terminated
         weighed = begun.weighed
         values, advantages = on_host((begun.values | weighed.statistics, weighed.advantages))
-        metrics = {name: float(value) for name, value in values.items()}
+        metrics = {name: float(np.sum(value)) for name, value in values.items()}
         metrics |= begun.metrics
         names = [function.name for function in self._functions]
         metrics |= reward_metrics(names, scored.rewards.per_function)
@@ -242,10 +244,12 @@ class GRPO:
         metrics["rejected_samples"] = float(len(batch.rejected))
         metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
         metrics["reward_failures"] = float(len(scored.rewards.failures))
+        metrics |= failure_metrics(names, scored.rewards.failures)
         logged = self._config.log_completions and self._is_logged(begun.index)
         rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
         failures = [self._failed(failure, scored.asked) for failure in scored.rewards.failures]
-        return StepReport(begun.index, metrics, rows, batch.rejected, failures)
+        skipped = _learned(scored) if metrics["skipped_updates"] else []
+        return StepReport(begun.index, metrics, rows, batch.rejected, failures, skipped)
 
     def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
         config, model = self._config, self._setup.processor.config
@@ -297,6 +301,15 @@ class GRPO:
             )
             for place, text in enumerate(scored.texts)
         ]
+
+
+def _learned(scored: Scored) -> list[Learned]:
+    """Every prompt with its completions."""
+    group = len(scored.texts) // len(scored.asked)
+    return [
+        Learned(prompt.id, scored.texts[place * group : (place + 1) * group])
+        for place, prompt in enumerate(scored.asked)
+    ]
 
 
 def _picture(prompt: PreparedPrompt) -> bytes | None:

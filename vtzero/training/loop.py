@@ -4,7 +4,6 @@ Knows no algorithm: a `Method` does the steps. All files of a run are written fr
 """
 
 import json
-import math
 import shutil
 import sys
 from collections import defaultdict
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from vtzero.config import ConfigError, RunConfig, dump_config
+from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.training.agreement import check_agreement, check_folder
@@ -35,6 +34,7 @@ from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
+from vtzero.training.watch import Watch, WatchSettings
 
 
 class Interrupted(KeyboardInterrupt):
@@ -92,6 +92,7 @@ class _Run:
         self._method = _method(config, self._setup, folder)
         self._checkpoints = Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
         self._start, self._totals = 0, _Totals()
+        self._watch = Watch(WatchSettings(**shared_settings(config, WatchSettings)))
         self._stop = StopRequest()
         self._compiled: dict[int, dict[str, float]] = {}
         self._resume()
@@ -170,6 +171,7 @@ class _Run:
         if latest > self._config.max_steps:
             raise ConfigError(f"max_steps is {self._config.max_steps}, but the run has done {latest} already")
         self._start = latest
+        self._watch.restore(extra["watch"])
         self._totals = _Totals(extra["seconds"], extra["tokens"], defaultdict(float, extra["phases"]))
 
     def _step(self, index: int) -> None:
@@ -213,7 +215,6 @@ class _Run:
         if report is None:
             return
         index, config = report.index, self._config
-        _check_finite(index, report.metrics)
         report.metrics.update(self._compiled.pop(index))
         self._totals.add(report.metrics)
         report.metrics["num_tokens"] = self._totals.tokens
@@ -221,8 +222,17 @@ class _Run:
             if index % config.logging_steps == 0 or index == config.max_steps:
                 self._logs.write(report)
             self._logs.set_aside(report)
-        _check_scored(index, report, config.prompts_per_step * config.num_generations)
         self._progress.step(index, report.metrics)
+        self._look(report)
+
+    def _look(self, report: StepReport) -> None:
+        """Warn of a step that did no good; BrokenRunError ends the run."""
+        prompts = self._config.prompts_per_step
+        drawn = {"samples": prompts, "completions": prompts * self._config.num_generations}
+        _check_scored(report, drawn["completions"])
+        for warning in self._watch.look(report.index, report.metrics, **drawn):
+            if is_first():
+                print(f"warning: {warning}", file=sys.stderr)
 
     def _evaluate(self, index: int) -> None:
         if self._evaluation is None or self._evaluation.done(index):
@@ -242,6 +252,7 @@ class _Run:
             "seconds": self._totals.seconds,
             "tokens": self._totals.tokens,
             "phases": dict(self._totals.phases),
+            "watch": self._watch.state(),
         }
         # The first process still writes its logs. Waiting for it here can be interrupted, in Orbax it cannot.
         tell_all(index)
@@ -286,26 +297,23 @@ class _Logs:
         for failed in report.failures:
             details = {"completion": failed.completion}
             self._rejected.write(report.index, failed.id, "reward", failed.reason, **details)
+        reason = "loss {loss:g}, grad_norm {grad_norm:g}".format(**report.metrics)
+        for learned in report.skipped:
+            said = {"completions": list(learned.completions)} if learned.completions else {}
+            self._rejected.write(report.index, learned.id, "update", reason, **said)
 
     def close(self) -> None:
         self._metrics.close()
         self._rejected.close()
 
 
-def _check_scored(index: int, report: StepReport, completions: int) -> None:
+def _check_scored(report: StepReport, completions: int) -> None:
     """A reward that fails for everything is a mistake in it, and leaves nothing to learn from."""
     if report.failures and report.metrics.get("unscored_completions") == completions:
         raise ConfigError(
-            f"step {index}: no completion has a score ({report.failures[0].reason}); rejected.jsonl has "
-            "every reason"
+            f"step {report.index}: no completion has a score ({report.failures[0].reason}); "
+            "rejected.jsonl has every reason"
         )
-
-
-def _check_finite(index: int, metrics: dict[str, float]) -> None:
-    """Stop before a broken state is saved over a sound one."""
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(metrics[name]):
-            raise FloatingPointError(f"step {index}: {name} is {metrics[name]}; the last checkpoint is sound")
 
 
 def _method(config: RunConfig, setup: Setup, folder: Path) -> Method:

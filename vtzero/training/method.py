@@ -25,14 +25,26 @@ class FailedReward:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A sample of a step, and what was to be learned of it."""
+
+    id: str
+    completions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class StepReport:
-    """What step `index` did: metrics by name, rows for the completions file, and what was set aside."""
+    """What step `index` did: metrics by name, rows for the completions file, and what was set aside.
+
+    `skipped` are the samples of a step that was to be learned from and was not.
+    """
 
     index: int
     metrics: dict[str, float]
     completions: Sequence[CompletionRow] = ()
     rejected: Sequence[Rejected] = ()
     failures: Sequence[FailedReward] = ()
+    skipped: Sequence[Learned] = ()
 
 
 def never() -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tensorboardX import SummaryWriter
 
+from vtzero.rewards.runner import RewardFailure
 from vtzero.rewards.text import AHA_WORDS
 from vtzero.training.completions import remove_completions_after
 
@@ -76,7 +77,7 @@ class RejectedLog:
         self._lines = _Lines(Path(folder) / REJECTED_FILE, resume_step)
 
     def write(
-        self, step: int, id: str, kind: Literal["sample", "reward"], reason: str, **details: Any
+        self, step: int, id: str, kind: Literal["sample", "reward", "update"], reason: str, **details: Any
     ) -> None:
         """Append `{"step", "id", "kind", "reason", **details}`; details are JSON values."""
         self._lines.append({"step": int(step), "id": id, "kind": kind, "reason": reason, **details})
@@ -140,6 +141,12 @@ def reward_metrics(names: Sequence[str], scores: Float[np.ndarray, "functions sa
         metrics[f"rewards/{name}/mean"] = float(present.mean()) if present.size else math.nan
         metrics[f"rewards/{name}/std"] = _unbiased_std(present)
     return metrics
+
+
+def failure_metrics(names: Sequence[str], failures: Sequence[RewardFailure]) -> dict[str, float]:
+    """`rewards/{name}/failures` of each function: completions that it should have scored and did not."""
+    failed = Counter(one.function_name for one in failures if one.sample_index is not None)
+    return {f"rewards/{name}/failures": float(failed[name]) for name in names}
 
 
 def aha_metrics(found: Sequence[Sequence[str]]) -> dict[str, float]:

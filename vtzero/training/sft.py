@@ -18,7 +18,7 @@ from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import readers
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.ceilings import run_limits
-from vtzero.training.method import Clock, StepReport, never, when_ready
+from vtzero.training.method import Clock, Learned, StepReport, never, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
 from vtzero.training.outline import compute_dtype
 from vtzero.training.preemption import Stopped
@@ -31,9 +31,10 @@ DOCUMENTS = "scene_documents"
 
 @dataclass(frozen=True)
 class Begun:
-    """A step whose update may still be under way; `lengths` are everyone's, `values` are on devices."""
+    """A step whose update may still be under way; `ids` and `lengths` are everyone's, `values` on devices."""
 
     index: int
+    ids: list[str]
     lengths: costs.Lengths
     rejected: list[Rejected]
     values: dict[str, jax.Array]
@@ -72,14 +73,15 @@ class SFT:
         if stops():
             raise Stopped
         batch = self._stream.next_batch()
-        lengths = _together(self._share.gather(lengths_of(batch)))
+        ids, lengths = zip(*self._share.gather((batch.ids, lengths_of(batch))), strict=True)
         arguments = self._arguments(state, batch)
         state, values = self._chosen_update(arguments)(*arguments)
         asked = perf_counter()
         self._ready = self._finish(clock)
         clock.lap("data", at=asked)
         ended = self._waiter.submit(when_ready, values)
-        self._begun = Begun(index, lengths, batch.rejected, values, clock, ended)
+        every = [id for own in ids for id in own]
+        self._begun = Begun(index, every, _together(lengths), batch.rejected, values, clock, ended)
         return state, self._taken()
 
     def _arguments(self, state: TrainState, batch: SupervisedBatch) -> tuple[TrainState, Targets, jax.Array]:
@@ -120,7 +122,8 @@ class SFT:
         metrics["num_tokens"] = float(begun.lengths.prompt_tokens + begun.lengths.completion_tokens)
         metrics |= self._throughput(begun.lengths, metrics)
         metrics["rejected_samples"] = float(len(begun.rejected))
-        return StepReport(begun.index, metrics, rejected=begun.rejected)
+        skipped = [Learned(id) for id in begun.ids] if metrics["skipped_updates"] else []
+        return StepReport(begun.index, metrics, rejected=begun.rejected, skipped=skipped)
 
     def _throughput(self, lengths: costs.Lengths, metrics: Mapping[str, float]) -> dict[str, float]:
         config = self._setup.config
