@@ -168,7 +168,7 @@ def test_a_tokenizer_cut_short_is_one_line(model, tmp_path):
 
 def test_a_librarys_error_is_a_failure_with_its_traceback(model, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import tensorboardX\ntensorboardX.SummaryWriter = lambda *a, **k: [].index(1)\n"
+        "import tensorboardX.event_file_writer as it\nit.EventsWriter = lambda *a, **k: [].index(1)\n"
     )
     broken = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     settings = SMALL | {"output_dir": tmp_path / "run", "tensorboard": "true"}

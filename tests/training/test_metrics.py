@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from fixtures.tensorboard_files import scalars
 
 from vtzero.training.completions import CompletionRow, read_completions, write_completions
 from vtzero.training.metrics import (
@@ -36,26 +36,6 @@ def write_steps(folder: Path, first: int, last: int, resume_step: int | None = N
     for step in range(first, last + 1):
         log.write(step, {"loss": step / 3})
     log.close()
-
-
-def tensorboard_events(folder: Path) -> list[Event]:
-    """Every event, file by file, out of TFRecord framing: length, its checksum, the event, its checksum."""
-    events = []
-    for path in sorted((folder / "tensorboard").iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            events.append(Event.FromString(data[12 : 12 + size]))
-            data = data[16 + size :]
-    return events
-
-
-def scalars(folder: Path) -> list[tuple[int, str, float]]:
-    return [
-        (event.step, value.tag, value.simple_value)
-        for event in tensorboard_events(folder)
-        for value in event.summary.value
-    ]
 
 
 def test_a_line_a_step(tmp_path: Path) -> None:
@@ -125,18 +105,6 @@ def test_without_a_step_to_resume_from_nothing_whole_is_lost(tmp_path: Path) -> 
     write_steps(tmp_path, 1, 2)
     write_steps(tmp_path, 3, 3)
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
-
-
-def test_resuming_hides_later_steps_in_tensorboard(tmp_path: Path) -> None:
-    for resume_step in (None, 1):
-        log = MetricsLog(tmp_path, resume_step=resume_step)
-        log.write(2, {"loss": 0.5})
-        log.close()
-    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
-    starts = [
-        event.step for event in tensorboard_events(tmp_path) if event.session_log.status == SessionLog.START
-    ]
-    assert starts == [2]
 
 
 def test_resuming_removes_later_completions(tmp_path: Path) -> None:

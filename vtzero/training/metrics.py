@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from tensorboardX import SummaryWriter
 
 from vtzero.rewards.runner import RewardFailure
 from vtzero.rewards.text import AHA_WORDS
 from vtzero.training.completions import remove_completions_after
+from vtzero.training.tensorboard import TensorBoardLog
 
 METRICS_FILE = "metrics.jsonl"
 REJECTED_FILE = "rejected.jsonl"
@@ -32,8 +32,8 @@ class MetricsLog:
     ) -> None:
         """A last line that an interruption tore is dropped.
 
-        With `resume_step`, so is all that was logged after that step, in `metrics.jsonl` and in
-        `completions/`, and TensorBoard is told to hide it. None keeps what is there.
+        With `resume_step`, so is all that was logged after that step, in `metrics.jsonl`, `completions/` and
+        `tensorboard/`. None keeps what is there.
 
         Raises ValueError naming the line of `metrics.jsonl` that is damaged.
         """
@@ -42,7 +42,8 @@ class MetricsLog:
         self._lines = _Lines(self._folder / METRICS_FILE, resume_step)
         if resume_step is not None:
             remove_completions_after(self._folder, resume_step)
-        self._writer = _tensorboard(self._folder, resume_step) if tensorboard else None
+        events = self._folder / TENSORBOARD_FOLDER
+        self._tensorboard = TensorBoardLog(events, resume_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append `{"step": step, **metrics}` as one line, and flush it.
@@ -55,17 +56,16 @@ class MetricsLog:
             raise ValueError("a metric is called 'step', which is the name of the step itself; rename it")
         values = {name: _finite(name, value) for name, value in metrics.items()}
         self._lines.append({"step": int(step), **values})
-        if self._writer is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.write(
+                step, {name: value for name, value in values.items() if value is not None}
+            )
 
     def close(self) -> None:
         """Close the files."""
         self._lines.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
 class RejectedLog:
@@ -207,13 +207,3 @@ def _finite(name: str, value: Any) -> float | None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"metric {name!r} is {value!r}, not a number") from error
     return number if math.isfinite(number) else None
-
-
-def _tensorboard(folder: Path, resume_step: int | None) -> SummaryWriter:
-    resumes = resume_step is not None
-    return SummaryWriter(
-        str(folder / TENSORBOARD_FOLDER),
-        purge_step=resume_step + 1 if resume_step is not None else None,
-        # Files are named by the second: without the suffix, a quick restart would overwrite the one before.
-        filename_suffix=f".resumed_{resume_step}" if resumes else "",
-    )
