@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 i
 
 import argparse
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
-from vtzero.training.watch import BrokenRunError
-
-USER_MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
+from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the console command `vtzero`."""
     # Else transformers prints on every start that torch is missing, which is never needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # Orbax logs what it also raises, with a traceback from each of its threads: 1,300 lines for a full disk.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.unraisablehook = report_unraised
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "bench", "plan"):
@@ -40,32 +42,21 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     """One verb; the exit code."""
     try:
         figures = known.run(known, rest)
-    except USER_MISTAKES as error:
-        if not _raised_here(error):
-            traceback.print_exc()
-            return 1
-        print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except (BrokenRunError, ChildProcessError) as error:
-        print(f"vtzero {known.verb}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as error:
         print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
-        return 75 if known.verb == "train" else 130
-    except Exception:
-        traceback.print_exc()
-        return 1
+        return GOES_ON if known.verb == "train" else INTERRUPTED
+    except Exception as error:
+        code, line = described(error)
+        if line is None:
+            traceback.print_exc()
+        else:
+            print(f"vtzero {known.verb}: {line}", file=sys.stderr)
+        return code
     if known.json:
         print(json.dumps(figures))
     elif "folder" in figures:
         print(f"wrote {figures['folder']}")
-    return 0
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether vtzero itself raised it: one line then says all. From a library it is a failure of ours."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return Path(last.filename).is_relative_to(Path(__file__).parent)
+    return DONE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,86 +1,41 @@
-"""Runs that are killed or stopped at random instants, and started again until they are done, lose nothing."""
+"""Runs that are killed or stopped, at random instants or named points, and started again, lose nothing."""
 
-import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
 import pytest
-from fixtures.command import options, vtzero
-from fixtures.fast_compile import FAST_COMPILE_FLAGS
-from fixtures.tiny_folder import make_tiny_folder
+from fixtures.faults import killed_at
+from fixtures.one_run import Base, assert_same, make_base
 
-from vtzero.config import load_config
 from vtzero.training.checkpoints import Checkpoints
-from vtzero.training.completions import read_completions
-from vtzero.training.setup import set_up
 
-CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-STEPS = 8
-SETTINGS = {
-    "max_steps": STEPS,
-    "save_steps": 2,
-    "eval_steps": 4,
-    "eval_limit": 8,
-    "eval_batch_size": 4,
-    "prompts_per_step": 2,
-    "num_generations": 2,
-    "max_completion_length": 32,
-    "max_prompt_length": 400,
-    "learning_rate": 1e-3,
-    "beta": 0.1,
-    "sync_ref_model": "true",
-    "ref_model_sync_steps": 3,
-}
-REWARD = """
-def parity(completions, **columns):
-    return [float(sum(map(ord, text)) % 2) for text in completions]
-"""
-OF_THE_MACHINE = ("timing_s/", "perf/", "compile/")
 SECONDS = 10
 """In so many a run that is asked to stop has saved its state and ended."""
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed")
-    (folder / "own.py").write_text(REWARD)
-    make_tiny_folder(folder / "model", num_hidden_layers=1)
-    return folder
+    return make_base(tmp_path_factory.mktemp("killed"))
 
 
 @pytest.fixture(scope="module")
 def straight(base):
     """A run that nobody stops, and the seconds that it took with its programs compiled before."""
-    vtzero(*command(base, base / "first"))
+    assert base.run(base.folder / "first") == (0, "")
     began = time.monotonic()
-    vtzero(*command(base, base / "straight"))
-    return base / "straight", time.monotonic() - began
+    assert base.run(base.folder / "straight") == (0, "")
+    return base.folder / "straight", time.monotonic() - began
 
 
-def command(base: Path, folder: Path) -> list[Any]:
-    own = {"model": base / "model", "output_dir": folder, "reward_funcs": f"[{base}/own.py:parity]"}
-    return ["train", CONFIG, "--quiet", *options(**SETTINGS | own)]
-
-
-def start(base: Path, folder: Path) -> subprocess.Popen[str]:
-    variables = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILE_FLAGS}
-    whole = [sys.executable, "-m", "vtzero.cli", *map(str, command(base, folder))]
-    return subprocess.Popen(whole, env=variables, stderr=subprocess.PIPE, text=True)
-
-
-def started_until_done(base: Path, folder: Path, number: int, instants: random.Random, longest: float) -> int:
+def started_until_done(base: Base, out: Path, number: int, instants: random.Random, longest: float) -> int:
     """How often the run was stopped by the signal before it came to its end."""
     stops = 0
     while True:
-        process = start(base, folder)
+        process = base.start(out)
         try:
             _, said = process.communicate(timeout=instants.uniform(0, longest))
         except subprocess.TimeoutExpired:
@@ -97,37 +52,6 @@ def started_until_done(base: Path, folder: Path, number: int, instants: random.R
         assert process.returncode != 1, said
 
 
-def same(one: Path, other: Path) -> None:
-    """Whether two run folders hold the same, times aside."""
-    states = []
-    for folder in (one, other):
-        _, like = set_up(load_config(folder / "config.yaml"), folder)
-        checkpoints = Checkpoints(folder / "checkpoints", keep=None)
-        assert checkpoints.recover() == (STEPS, [])
-        states.append(checkpoints.restore(STEPS, like))
-    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-    assert timeless(one) == timeless(other)
-    for step in range(1, STEPS + 1):
-        rows = [read_completions(folder, steps=[step]) for folder in (one, other)]
-        assert rows[0] == rows[1]
-        assert rows[0]
-    for name in (
-        "export/model.safetensors",
-        "rejected.jsonl",
-        *(f"eval/scenes-{n}.jsonl" for n in (0, 4, 8)),
-    ):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-
-
-def timeless(folder: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    return [
-        {name: value for name, value in line.items() if not name.startswith(OF_THE_MACHINE)} for line in lines
-    ]
-
-
 def count(fast: int) -> int:
     return int(os.environ.get("VTZERO_KILLED_RUNS", fast))
 
@@ -138,19 +62,53 @@ def test_runs_stopped_at_random_instants_are_as_if_nobody_had(base, straight, nu
     expected, seconds = straight
     stops = 0
     for run in range(count(3)):
-        folder = base / f"{number.name}-{run}"
-        stops += started_until_done(base, folder, number, random.Random(f"{number} {run}"), 1.2 * seconds)
-        same(folder, expected)
+        out = base.folder / f"{number.name}-{run}"
+        stops += started_until_done(base, out, number, random.Random(f"{number} {run}"), 1.2 * seconds)
+        assert_same(out, expected)
     print(f"{count(3)} runs, {number.name} {stops} times")
     assert stops
 
 
+# (function, its call, whether before it): what a killed process leaves half done.
+POINTS = [
+    ("vtzero.training.loop:_write_whole", 1, True),  # the config
+    ("vtzero.training.phases:Phases.draw", 4, False),  # the rollout is under way
+    ("vtzero.training.grpo:score", 4, False),
+    ("vtzero.training.phases:Phases.update", 5, True),
+    ("vtzero.training.phases:Phases.update", 5, False),
+    ("vtzero.training.loop:write_completions", 5, True),
+    ("vtzero.training.loop:write_completions", 5, False),
+    ("vtzero.training.metrics:MetricsLog.write", 6, True),
+    ("vtzero.training.metrics:MetricsLog.write", 6, False),
+    ("vtzero.training.metrics:_cut", 1, False),
+    ("vtzero.evaluation.results:ResultFiles.append", 3, False),
+    ("vtzero.evaluation.results:ResultFiles.finish", 2, True),
+    ("vtzero.training.checkpoints:Checkpoints.save", 2, False),
+    ("vtzero.training.checkpoints:seal", 2, True),
+    ("vtzero.training.checkpoints:seal", 2, False),
+    ("vtzero.training.checkpoints:unseal", 1, False),  # the older one is half deleted
+    ("vtzero.training.loop:save_model", 1, True),
+    ("vtzero.training.loop:save_model", 1, False),
+]
+
+
 @pytest.mark.slow
-def test_a_run_asked_to_stop_saves_the_step_that_it_has_done_and_goes_on(base, straight):
+@pytest.mark.parametrize(("point", "call", "before"), POINTS, ids=lambda value: str(value).split(":")[-1])
+def test_a_run_killed_at_a_named_point_loses_nothing(base, straight, tmp_path, point, call, before):
     expected, _ = straight
-    folder = base / "asked"
-    process = start(base, folder)
-    while not (folder / "completions").exists() or len(list((folder / "completions").iterdir())) < 3:
+    out = tmp_path / "run"
+    code, said = base.run(out, killed_at(point, call, before=before))
+    assert code == -signal.SIGKILL, said
+    assert base.run(out)[0] == 0
+    assert_same(out, expected)
+
+
+@pytest.mark.slow
+def test_a_run_asked_to_stop_saves_the_step_that_it_has_done_and_goes_on(base, straight, tmp_path):
+    expected, _ = straight
+    out = tmp_path / "run"
+    process = base.start(out)
+    while not (out / "completions").exists() or len(list((out / "completions").iterdir())) < 3:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -158,8 +116,8 @@ def test_a_run_asked_to_stop_saves_the_step_that_it_has_done_and_goes_on(base, s
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < SECONDS
     assert process.returncode == 75, said
-    saved = Checkpoints(folder / "checkpoints", keep=None).latest_step()
+    saved = Checkpoints(out / "checkpoints", keep=None).latest_step()
     assert saved >= 3
     assert f"interrupted; the same command goes on after step {saved}" in said
-    vtzero(*command(base, folder))
-    same(folder, expected)
+    assert base.run(out)[0] == 0
+    assert_same(out, expected)

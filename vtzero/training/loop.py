@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import jax
 from flax import nnx
 
 from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
+from vtzero.failures import RunFailedError, full_disk
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
 from vtzero.training.agreement import check_agreement, check_folder
@@ -50,14 +52,31 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     folder = Path(config.output_dir)
     check_agreement(config)
     check_folder(folder, config)
-    with _Run(config, folder, quiet or not is_first()) as run:
-        # Only now: a start that fails for a mistake in the config must not bind the folder to it.
-        if is_first():
-            _write_whole(folder / "config.yaml", dump_config(config))
-        try:
+    try:
+        with _Run(config, folder, quiet or not is_first()) as run:
+            # Only now: a start that fails for a mistake in the config must not bind the folder to it.
+            if is_first():
+                _write_whole(folder / "config.yaml", dump_config(config))
             return run.to_the_end()
-        except KeyboardInterrupt:
-            raise Interrupted(run.goes_on()) from None
+    except KeyboardInterrupt:
+        raise Interrupted(_goes_on(config, folder)) from None
+    except Exception as error:
+        if (full := full_disk(error)) is None:
+            raise
+        way_out = f"make room; {_goes_on(config, folder)}"
+        raise RunFailedError(f"{folder} cannot be written to: {full}; {way_out}") from error
+
+
+def _goes_on(config: RunConfig, folder: Path) -> str:
+    """What the same command would do after an interruption."""
+    latest = _checkpoints(config, folder).latest_step()
+    if latest is None:
+        return f"nothing was saved yet (save_steps is {config.save_steps})"
+    return f"the same command goes on after step {latest}"
+
+
+def _checkpoints(config: RunConfig, folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -90,7 +109,7 @@ class _Run:
         self._config, self._folder, self._quiet = config, folder, quiet
         self._setup, self._state = set_up(config, folder)
         self._method = _method(config, self._setup, folder)
-        self._checkpoints = Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
+        self._checkpoints = _checkpoints(config, folder)
         self._start, self._totals = 0, _Totals()
         self._watch = Watch(WatchSettings(**shared_settings(config, WatchSettings)))
         self._stop = StopRequest()
@@ -105,12 +124,13 @@ class _Run:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._progress.close()
-        self._method.close()
-        if self._logs is not None:
-            self._logs.close()
-        self._checkpoints.close(alone=error is not None)
-        self._stop.__exit__()
+        with ExitStack() as closing:  # in the reverse of this order, each whatever the others do
+            closing.callback(self._stop.__exit__)
+            closing.callback(self._checkpoints.close, alone=error is not None)
+            if self._logs is not None:
+                closing.callback(self._logs.close)
+            closing.callback(self._method.close)
+            closing.callback(self._progress.close)
 
     def to_the_end(self) -> dict[str, Any]:
         if self._start and not self._quiet:
@@ -139,13 +159,6 @@ class _Run:
             sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
             held, memory = bytes_on_a_device(self._state) / 2**30, device_memory() / 2**30
             print(f"mesh: {sizes}; the state takes {held:.1f} of a device's {memory:.1f} GiB")
-
-    def goes_on(self) -> str:
-        """What the same command would do after an interruption."""
-        latest = self._checkpoints.latest_step()
-        if latest is None:
-            return f"nothing was saved yet (save_steps is {self._config.save_steps})"
-        return f"the same command goes on after step {latest}"
 
     def _compile(self) -> None:
         """Make every program of the steps before the first, so that no step waits for one."""

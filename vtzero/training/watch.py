@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vtzero.failures import RunFailedError
+
 LEAST = 200
 """A share is judged over so many, or a few more: below that one bad batch would end a run."""
 
 GAP = "sampling/sampling_logp_difference/mean"
 
 
-class BrokenRunError(Exception):
+class BrokenRunError(RunFailedError):
     """A run whose steps do no good any more."""
 
 

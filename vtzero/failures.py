@@ -1,0 +1,65 @@
+"""How a verb failed, in one line and an exit code. Knows errors alone, and nothing of what was done."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DONE, FAILED, MISTAKE, GOES_ON, INTERRUPTED = 0, 1, 2, 75, 130
+"""75 is EX_TEMPFAIL of sysexits.h: the same command goes on."""
+
+_MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class RunFailedError(Exception):
+    """Nothing is wrong with vtzero or with what was asked; the message says all."""
+
+
+def described(error: Exception) -> tuple[int, str | None]:
+    """The exit code, and one line; without one only the traceback says what happened."""
+    line = " ".join(str(error).split())
+    if isinstance(error, RunFailedError | ChildProcessError):
+        return FAILED, line
+    if (full := full_disk(error)) is not None:
+        return FAILED, full
+    if isinstance(error, _MISTAKES) and _raised_here(error):
+        return MISTAKE, line
+    return FAILED, None
+
+
+def report_unraised(unraised: Any) -> None:
+    """For `sys.unraisablehook`: Python's own, but for what follows from an error that is raised anyway.
+
+    Once one write of a checkpoint has failed, tensorstore prints a traceback for each other one under way,
+    since nobody waits for it any more.
+    """
+    if str(unraised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraised)
+
+
+def full_disk(error: BaseException) -> str | None:
+    """What the system said, where it could not store something for want of space or permission to.
+
+    Orbax' own writers pass the system's words on in errors of other kinds.
+    """
+    for one in _chain(error):
+        for number in _OF_THE_DISK:
+            if getattr(one, "errno", None) == number or os.strerror(number) in str(one):
+                return os.strerror(number)
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether vtzero itself raised it: one line then says all. From a library it is a failure of ours."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return Path(last.filename).is_relative_to(Path(__file__).parent)
