@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vtzero.data.retries import with_retries
 from vtzero.data.whole_files import written_whole
 from vtzero.parallel.messages import ask_first
 
@@ -69,7 +70,7 @@ def _fetch(hub: HubSet, path: Path, limit: int | None) -> None:
     if path.is_file():
         return
     try:
-        write_stream(_stream(hub), path, limit)
+        with_retries(lambda: write_stream(_stream(hub), path, limit), hub.repo)
     except Exception as error:
         # The libraries below raise nearly every kind of exception for a network that fails.
         raise HubError(_explanation(hub, error)) from error
@@ -110,7 +111,7 @@ def _stream(hub: HubSet) -> Any:
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
-    # Asked first, and once: load_dataset would try for half a minute before it says that there is no network.
+    # Asked first: load_dataset would try for half a minute before it says that there is no network.
     # The commit keeps a long stream on one version of the data set.
     commit = HfApi().dataset_info(hub.repo, revision=hub.revision, timeout=_TIMEOUT_SECONDS).sha
     return load_dataset(hub.repo, hub.config, split=hub.split, revision=commit, streaming=True)

@@ -6,9 +6,11 @@ Knows no columns. Nothing is kept that is not an image.
 import os
 import re
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from vtzero.data.images import open_image
+from vtzero.data.retries import with_retries
 from vtzero.data.rows import RowError
 from vtzero.data.whole_files import written_whole
 
@@ -41,11 +43,15 @@ def _fetch(link: str) -> bytes:
     if not link.startswith(("http://", "https://")):
         raise RowError(f"{link!r} is not a link that starts with http:// or https://")
     try:
-        with urllib.request.urlopen(link, timeout=_TIMEOUT_SECONDS) as answer:
-            data: bytes = answer.read()
-            return data
-    except (OSError, ValueError) as error:
+        return with_retries(lambda: _read(link), link)
+    except (OSError, ValueError, HTTPException) as error:
         raise RowError(f"{link} could not be fetched ({' '.join(str(error).split())})") from error
+
+
+def _read(link: str) -> bytes:
+    with urllib.request.urlopen(link, timeout=_TIMEOUT_SECONDS) as answer:
+        data: bytes = answer.read()
+        return data
 
 
 def _file_name(link: str) -> str:
