@@ -30,12 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
+    _hear_signals()
     code = _run(known, rest)
     if code and getattr(known, "distributed", False):
         from vtzero.parallel.processes import leave
 
         leave(code)
     return code
+
+
+def _hear_signals() -> None:
+    """SIGTERM is Ctrl-C, from the first moment on: what is under way is ended in order."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> int:
@@ -236,8 +242,8 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     # Before the config is read: the others would wait for one that failed and never joined.
     _join(known)
     config = _config(known, rest)
-    # JAX's own handler only makes a note of it, and the process would go on until it is killed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Once more: JAX's own handler only makes a note of it, and the process would go on until it is killed.
+    _hear_signals()
     return train(config, quiet=known.quiet)
 
 
@@ -247,6 +253,7 @@ def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
     keep_programs()
     _join(known)
+    _hear_signals()
     asked = EvalSettings(
         benchmark=known.benchmark,
         limit=known.limit,

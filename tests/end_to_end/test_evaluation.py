@@ -33,8 +33,8 @@ def arguments(model, tmp_path_factory):
     return ["eval", *options(model=model, benchmark=f"cv_bench={path}", **SMALL)]
 
 
-def kill_midway(command, items):
-    """Start the command and kill it, without any warning, once it has written some items."""
+def end_midway(command, items, number):
+    """Start the command and send it a signal once it has written some items; its exit code."""
     variables = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FAST_COMPILE_FLAGS}
     process = subprocess.Popen([sys.executable, "-m", "vtzero.cli", *map(str, command)], env=variables)
     end = time.monotonic() + 120
@@ -42,15 +42,16 @@ def kill_midway(command, items):
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    return process.wait()
 
 
-def test_an_evaluation_that_was_killed_continues_to_the_same_bytes(arguments, tmp_path, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130)])
+def test_an_evaluation_that_was_ended_continues_to_the_same_bytes(arguments, tmp_path, capsys, number, code):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     vtzero(*arguments, "--out", whole)
     items = killed / "eval" / "cv_bench-0.jsonl"
-    kill_midway([*arguments, "--out", killed], items)
+    assert end_midway([*arguments, "--out", killed], items, number) == code
     assert not items.with_suffix(".json").exists()
     answered = items.read_bytes().count(b"\n")
     assert answered < ITEMS - 1
