@@ -56,10 +56,8 @@ def test_own_jsonl_with_absolute_and_several_images(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in "ab"]
     for value, path in enumerate(paths, 40):
         path.write_bytes(png(value))
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
     row = {"images": [str(path) for path in paths], "question": "q", "answer": 3, "id": "x7", "task": "count"}
-    example = open_source(write_jsonl(folder / "mine.jsonl", [row]))[0]
+    example = open_source(write_jsonl(tmp_path / "mine.jsonl", [row]))[0]
     assert [red(image) for image in example.images] == [40, 41]
     assert (example.id, example.answer, example.task) == ("x7", "3", "count")
 

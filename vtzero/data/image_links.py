@@ -13,6 +13,7 @@ from vtzero.data.rows import RowError
 from vtzero.data.whole_files import written_whole
 
 _TIMEOUT_SECONDS = 30
+_MOST_BYTES = 2**28
 
 
 def link_folder() -> Path:
@@ -42,10 +43,12 @@ def _fetch(link: str) -> bytes:
         raise RowError(f"{link!r} is not a link that starts with http:// or https://")
     try:
         with urllib.request.urlopen(link, timeout=_TIMEOUT_SECONDS) as answer:
-            data: bytes = answer.read()
-            return data
+            data: bytes = answer.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         raise RowError(f"{link} could not be fetched ({' '.join(str(error).split())})") from error
+    if len(data) > _MOST_BYTES:
+        raise RowError(f"{link} gives more than {_MOST_BYTES} bytes, and no image")
+    return data
 
 
 def _file_name(link: str) -> str:
