@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vtzero.data.damage import check_bytes, check_pixels
+from vtzero.data import jpeg_damage, png_damage
 from vtzero.data.example import ImageSource
 from vtzero.data.one_line import one_line
 
@@ -54,11 +54,15 @@ def _decoded(source: ImageSource) -> Image.Image:
         source.load()
         return source
     data = _contents(source) if isinstance(source, Path) else source
+    if data.startswith(png_damage.SIGNATURE):
+        png_damage.check_parts(data)
     image = _identified(data)
     _check_size(image)
-    check_bytes(data)
     image.load()
-    check_pixels(data, image)
+    if image.format == "PNG":
+        png_damage.check_pixels(data, image)
+    elif image.format in ("JPEG", "MPO"):
+        jpeg_damage.check_pixels(data, image)
     return image
 
 
@@ -121,7 +125,9 @@ def _high_byte(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
         raise ValueError("its pixels need more than 16 bits; store the image with 8 bits a channel")
-    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    high = (values.astype(np.uint16) >> 8).astype(np.uint8)
+    high[values == image.info.get("transparency")] = 255
+    return Image.fromarray(high)
 
 
 def _reason(error: Exception) -> str:
