@@ -135,7 +135,7 @@ DAMAGED = {
     "floating-point pixels": (encoded(GREY.astype(np.float32), "TIFF"), "no known range"),
     "pixels of 17 bits": (encoded(np.full((4, 4), 70_000, np.int32), "TIFF"), "more than 16 bits"),
     "pixels below zero": (encoded(np.full((4, 4), -1, np.int32), "TIFF"), "more than 16 bits"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -245,7 +245,10 @@ ON_WHITE = Image.alpha_composite(Image.new("RGBA", PICTURE.size, "white"), Image
 )
 FEW = PICTURE.quantize(16)
 CMYK = PICTURE.convert("CMYK")
-TEN_BY_HAND = np.arange(10, dtype=np.uint8).reshape(2, 5)
+# The last byte of Adobe's marker says how the four channels are stored; Pillow writes 0.
+_ADOBE = b"Adobe\0d\0\0\0\0"
+YCCK = encoded(CMYK, "JPEG").replace(_ADOBE + b"\0", _ADOBE + b"\2")
+assert encoded(CMYK, "JPEG") != YCCK
 
 READ = {
     "RGB": (PNG, PIXELS),
@@ -320,6 +323,7 @@ READ = {
         encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"),
         flat((255, 0, 0)),
     ),
+    "YCCK of a JPEG": (YCCK, pillows(YCCK)),
     "two pictures of a camera": (frames("MPO"), pillows(encoded(PIXELS, "JPEG"))),
     "an animated GIF": (frames("GIF"), pillows(frames("GIF"))),
     "an animated WebP": (frames("WEBP", lossless=True), PIXELS),
@@ -343,7 +347,7 @@ READ = {
         with_exif(ONE_TAG, b"\x69\x87\4\0\1\0\0\0\x08\0\0\0", b"\x08\0\0\0"),
         pillows(JPEG),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Truncated File)")

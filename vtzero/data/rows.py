@@ -171,7 +171,8 @@ class _Doubled(dict[str, Any]):
 
 
 def _parsed(text: bytes) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
+    # As bytes json would also take UTF-16 and UTF-32, whose lines do not end where ours do.
+    return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -271,7 +271,7 @@ def _texts(row: Row, name: str) -> list[str]:
 
 
 def _as_text(value: Any, name: str) -> str:
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+    if value is None or value != value:
         raise RowError(f"{name} is missing")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RowError(f"{name} is neither text nor a number, but {_kind(value)}")
@@ -280,7 +280,14 @@ def _as_text(value: Any, name: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise RowError(f"{name} holds half of a surrogate pair, which is no character") from error
+    if not _shows(text):
+        raise RowError(f"{name} is missing")
     return text
+
+
+def _shows(text: str) -> bool:
+    """Whether there is more in it than white space and what has no shape."""
+    return any(letter.isprintable() and not letter.isspace() for letter in text)
 
 
 def _number(value: float, name: str) -> str:
