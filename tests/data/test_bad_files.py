@@ -1,4 +1,4 @@
-"""A file that cannot be used is one line that names it; a bad row of parquet or of a known set is set aside."""
+"""A file that cannot be used is one line that names it; bad rows of parquet and known sets are set aside."""
 
 import datetime
 import decimal
