@@ -118,6 +118,8 @@ def test_texts_are_read_as_the_originals_patterns_read_them(said):
 
 
 @fuzzed(50, said=COMPLETIONS, options=st.lists(ANSWERS, max_size=4))
+@example(said=".", options=[".."])
+@example(said="it is etc.", options=["left", "etc.."])
 def test_readings_are_parts_of_the_text(said, options):
     tagged = text.tagged_answer(said)
     assert tagged is None or f"<answer>{tagged}</answer>" in said
