@@ -361,7 +361,31 @@ def test_a_hundred_thousand_open_tags_take_no_time(tmp_path):
     assert isinstance(example, Example)
 
 
-# --- VSR names files of a folder ---
+# --- VSR names files of a folder, and links ---
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        (None, "'None' is not a link"),
+        ("", "'' is not a link"),
+        ("file:///etc/hostname", "is not a link that starts with http"),
+        ("http://", "could not be fetched"),
+        ("http://a b/\n\x1b[31m.jpg", "could not be fetched"),
+        ("http://[::1/a.jpg", "could not be fetched"),
+        ("http://127.0.0.1:9/" + "a" * 5000, "could not be fetched"),
+        ("http://127.0.0.1:9/é/\ud800.jpg", "could not be fetched"),
+    ],
+)
+def test_bad_links_are_set_aside(link, reason, tmp_path, monkeypatch):
+    monkeypatch.setenv("VTZERO_CACHE", str(tmp_path))
+    row = {"image": "a.jpg", "caption": "It is left.", "label": 1, "relation": "left of", "image_link": link}
+    (tmp_path / "vsr.jsonl").write_text(json.dumps(row))
+    read = open_benchmark(f"vsr={tmp_path / 'vsr.jsonl'}", fetch_images=True).examples
+    assert isinstance(read[0], Rejected)
+    assert read[0].reason.isprintable()
+    with pytest.raises(ValueError, match=reason):
+        raise ValueError(read[0].reason)
 
 
 @pytest.mark.parametrize(
