@@ -55,6 +55,10 @@ GIF = encoded(PICTURE.quantize(16), "GIF")
 LARGE_TEXT = part(b"zTXt", b"note\0\0" + zlib.compress(bytes(8_000_000)))
 MUCH_TEXT = part(b"zTXt", b"note\0\0" + zlib.compress(bytes(1_000_000))) * 70
 
+# Nine grey pixels, 1 to 9, in the order of Adam7's passes.
+INTERLACED = part(b"IHDR", struct.pack(">IIBBBBB", 3, 3, 8, 0, 0, 0, 1))
+PASSES = b"\0\1" + b"\0\3" + b"\0\7\x09" + b"\0\2\0\x08" + b"\0\4\5\6"
+
 DAMAGED = {
     # no image
     "no bytes": (b"", "it is empty"),
@@ -106,6 +110,10 @@ DAMAGED = {
     "no data": (SIGNATURE + header(1, 1) + END, "cannot load"),
     "no end": (PNG[: -len(END)], "ends before its IEND"),
     "rows that are missing": (png_of(header(2, 3), b"\0\1\2\3\4\5\6"), "data end before its pixels"),
+    "an interlaced PNG without its last pass": (
+        png_of(INTERLACED, PASSES[:-4]),
+        "data end before its pixels",
+    ),
     "an unknown filter": (png_of(header(1, 1), b"\x09\1\2\3"), "."),
     "no palette": (png_of(header(2, 1, colour=3), b"\0\0\1"), "palette of 0"),
     "half a colour in the palette": (
@@ -304,6 +312,10 @@ READ = {
     ),
     "a PNG with bytes behind its end": (PNG + b"more" * 99, PIXELS),
     "a PNG with data behind its rows": (png_of(header(2, 1, 8, 0), b"\0\5\6\0\7\7"), grey(5, 6)),
+    "an interlaced PNG": (
+        png_of(INTERLACED, PASSES),
+        np.concatenate([grey(1, 2, 3), grey(4, 5, 6), grey(7, 8, 9)]),
+    ),
     "a black PNG": (encoded(flat(0)), flat(0)),
     "a grey JPEG": (encoded(flat(128), "JPEG"), flat(128)),
     "a JPEG": (JPEG, pillows(JPEG)),
