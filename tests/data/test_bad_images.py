@@ -146,7 +146,7 @@ DAMAGED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", [*CUT, *DAMAGED])
 def test_damaged_files_are_one_line_that_names_them(kind, tmp_path):
     data, reason = (CUT | DAMAGED)[kind]
