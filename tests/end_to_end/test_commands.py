@@ -251,9 +251,15 @@ def test_a_reward_that_raises_costs_its_samples_and_nothing_else(model, tmp_path
 
 @pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="the real frames are not here")
 def test_a_persons_own_photographs_train_and_evaluate(model, tmp_path):
+    (tmp_path / "frames").symlink_to(REAL_IMAGES)
     frames = sorted(REAL_IMAGES.glob("*.jpg"))
     rows = [
-        {"image": str(frame), "question": "Is there a chair?", "answer": "yes", "options": ["yes", "no"]}
+        {
+            "image": f"frames/{frame.name}",
+            "question": "Is there a chair?",
+            "answer": "yes",
+            "options": ["yes", "no"],
+        }
         for frame in frames
     ]
     data = tmp_path / "frames.jsonl"

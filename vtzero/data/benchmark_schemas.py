@@ -3,11 +3,14 @@
 Columns as published: cambridgeltl/vsr_random, HuggingFaceH4/aime_2024. Knows no file formats.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vtzero.data.example import Example
+from vtzero.data.image_links import link_folder
+from vtzero.data.image_paths import may_be_read
 from vtzero.data.rows import Row, RowError
 from vtzero.data.schemas import OWN, Place, Schema
 
@@ -17,8 +20,8 @@ COCO_FOLDERS = ("", "train2017", "val2017")
 
 def coco_image(name: str, folder: Path) -> Path | None:
     """The file of that name in a COCO folder or below it; None where there is none."""
-    paths = (folder / part / name for part in COCO_FOLDERS)
-    return next((path for path in paths if path.is_file()), None)
+    paths = [folder / part / name for part in COCO_FOLDERS]
+    return next((path for path in paths if os.path.isfile(path) and may_be_read(path, folder)), None)
 
 
 _STATEMENTS = ("True", "False")
@@ -39,17 +42,17 @@ def _read_vsr(row: Row, place: Place) -> Example:
     asked = _VSR_QUESTION.replace("{caption}", caption)
     own = {
         "question": asked,
-        "image": str(_found(_present(row, "image"), place.folder.absolute())),
         "options": list(_STATEMENTS),
         "answer": _STATEMENTS[0] if label else _STATEMENTS[1],
         "task": row.get("relation"),
     }
+    images = (_found(_present(row, "image"), place.folder.absolute()),)
     lettered = {"prompt": f"{asked} Choose from (A) True or (B) False.", "choices": list(_STATEMENTS)}
-    return replace(OWN.read(own, place), columns={**row, **lettered})
+    return replace(OWN.read(own, place), images=images, columns={**row, **lettered})
 
 
 def _found(name: str, folder: Path) -> Path:
-    path = coco_image(name, folder)
+    path = coco_image(name, folder) or coco_image(name, link_folder().absolute())
     if path is None:
         searched = ", ".join(str(folder / part) for part in COCO_FOLDERS)
         raise RowError(f"the image {name} is in none of {searched} (give {_IMAGE_WAY_OUT})")

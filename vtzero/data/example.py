@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from vtzero.data.one_line import one_line
+
 ImageSource = Image.Image | bytes | Path
 """A decoded image, the bytes of an image file, or the path of one; nothing is decoded before it is needed."""
 
@@ -31,7 +33,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that was set aside, and why."""
+    """A row that was set aside, and why; both are made one line, since they may quote the row."""
 
     id: str
     reason: str
+
+    def __post_init__(self) -> None:
+        for name in ("id", "reason"):
+            object.__setattr__(self, name, one_line(getattr(self, name)))

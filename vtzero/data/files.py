@@ -5,6 +5,7 @@ Reading is lazy, and no row raises. Knows no names of data sets.
 
 import bisect
 import glob
+import os
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -25,7 +26,7 @@ def open_files(
 
     Raises FileNotFoundError when there is no such file; ValueError when one is empty or lacks a column.
     """
-    paths = sorted(glob.glob(spec)) if glob.has_magic(spec) and not Path(spec).exists() else [spec]
+    paths = sorted(glob.glob(spec)) if glob.has_magic(spec) and not os.path.exists(spec) else [spec]
     if not paths:
         raise FileNotFoundError(f"{spec}: no file matches")
     sources = [_open_file(Path(path), shuffle_options_seed, schemas, name) for path in paths]

@@ -6,6 +6,7 @@ Knows no columns. Nothing is kept that is not an image.
 import os
 import re
 import urllib.request
+from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from vtzero.data.rows import RowError
 from vtzero.data.whole_files import written_whole
 
 _TIMEOUT_SECONDS = 30
+_MOST_BYTES = 2**28
+_LONGEST_NAME = 200
+"""Of 255 bytes that file systems allow."""
 
 
 def link_folder() -> Path:
@@ -43,17 +47,23 @@ def _fetch(link: str) -> bytes:
     if not link.startswith(("http://", "https://")):
         raise RowError(f"{link!r} is not a link that starts with http:// or https://")
     try:
-        return with_retries(lambda: _read(link), link)
+        data = with_retries(lambda: _read(link), link)
     except (OSError, ValueError, HTTPException) as error:
         raise RowError(f"{link} could not be fetched ({' '.join(str(error).split())})") from error
+    if len(data) > _MOST_BYTES:
+        raise RowError(f"{link} gives more than {_MOST_BYTES} bytes, and no image")
+    return data
 
 
 def _read(link: str) -> bytes:
     with urllib.request.urlopen(link, timeout=_TIMEOUT_SECONDS) as answer:
-        data: bytes = answer.read()
+        data: bytes = answer.read(_MOST_BYTES + 1)
         return data
 
 
 def _file_name(link: str) -> str:
     """The whole link, so that two of one name in two folders stay apart."""
-    return re.sub(r"[^\w.-]+", "_", link.partition("://")[2])
+    name = re.sub(r"[^\w.-]+", "_", link.partition("://")[2])
+    if len(name.encode(errors="replace")) <= _LONGEST_NAME:
+        return name
+    return sha256(link.encode(errors="replace")).hexdigest() + name[-20:]

@@ -5,6 +5,7 @@ torch. Everything here is a pure function of the example, safe to call from seve
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from PIL import Image
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -20,6 +22,11 @@ from vtzero.data.images import open_image
 from vtzero.data.prompts import PromptTemplate, question_body
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, parse_config
 from vtzero.models.qwen2_vl.rope import Grid, patch_positions, prompt_positions
+
+_LONGEST_TEXT = 200_000
+"""Characters: over a second to tokenize, and several times the context of the model."""
+_GREATEST_RATIO = 200
+"""Transformers' smart_resize refuses more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +113,15 @@ class Processor:
         return cls(_read_tokenizer(folder), images, config, stop_ids=_generation_stop_ids(folder))
 
     def prepare(self, example: Example, template: PromptTemplate) -> PreparedPrompt | Rejected:
-        """Render, tokenize, cut into patches; Rejected for a bad image or a special token in the text."""
+        """Render, tokenize, cut into patches; Rejected for a bad image or text that no prompt can hold."""
         body = question_body(example.question, example.options)
-        if forbidden := self.special_token_in(body):
-            return Rejected(example.id, f"the question or an option contains the special token {forbidden}")
+        for what, said in (("the question or an option", body), ("the answer", example.answer)):
+            if fault := self.fault_in(said):
+                return Rejected(example.id, f"{what} {fault}")
         try:
             patches, grids = self._cut(example.images)
         except ValueError as error:
-            return Rejected(example.id, " ".join(str(error).split()))
+            return Rejected(example.id, str(error))
         text = template.render(body, len(grids))
         ids = self._expand(self.encode(text), grids)
         merge = self.config.vision.spatial_merge_size
@@ -146,17 +154,25 @@ class Processor:
         block = (vision.patch_size * vision.spatial_merge_size) ** 2
         return images * vision.merge_count * (self.image_processor.size["longest_edge"] // block)
 
-    def special_token_in(self, text: str) -> str | None:
-        """The first special token that a text spells out, as which it would be read; None without one."""
+    def fault_in(self, text: str) -> str | None:
+        """Why a text of a data set cannot be tokenized as text, as "contains the ..."; None where it can.
+
+        A special token that it spells out would be read as one.
+        """
+        if len(text) > _LONGEST_TEXT:
+            return f"has {len(text)} characters, more than {_LONGEST_TEXT}"
+        if re.search("[\ud800-\udfff]", text):
+            return "contains half of a surrogate pair, which is no character"
         found = self._special.intersection(self.encode(text))
-        return str(self.tokenizer.convert_ids_to_tokens(min(found))) if found else None
+        named = self.tokenizer.convert_ids_to_tokens(min(found)) if found else None
+        return f"contains the special token {named}" if found else None
 
     def _cut(
         self, images: Sequence[ImageSource]
     ) -> tuple[Float[np.ndarray, "patches patch_dim"], list[Grid]]:
         if not images:
             return np.zeros((0, self.config.vision.patch_dim), np.float32), []
-        opened = [open_image(image) for image in images]
+        opened = [_opened(image, number, len(images)) for number, image in enumerate(images, 1)]
         encoded = self.image_processor(images=opened, return_tensors="np")
         grids: list[Grid] = [(int(t), int(h), int(w)) for t, h, w in encoded["image_grid_thw"]]
         return np.asarray(encoded["pixel_values"], np.float32), grids
@@ -169,6 +185,19 @@ class Processor:
             np.prod(grid) // self.config.vision.merge_count for grid in grids
         ]
         return np.repeat(array, counts)
+
+
+def _opened(source: ImageSource, number: int, count: int) -> Image.Image:
+    """The decoded image; raises ValueError that says which of several it is."""
+    try:
+        image = open_image(source)
+        short, long = sorted(image.size)
+        if long > _GREATEST_RATIO * short:
+            shape = f"{image.width}x{image.height}"
+            raise ValueError(f"the image's aspect ratio is beyond {_GREATEST_RATIO} ({shape} pixels)")
+    except ValueError as error:
+        raise ValueError(f"image {number} of {count}: {error}" if count > 1 else str(error)) from error
+    return image
 
 
 _IMAGE_KEYS = (

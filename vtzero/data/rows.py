@@ -5,7 +5,8 @@ Knows no meaning of any column.
 
 import bisect
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vtzero.data.one_line import one_line
+
 Row = Mapping[str, Any]
+
+
+_MOST_LEVELS = 100
+"""Of lists and objects within each other; what deeper ones are handed to ends in Python's own limit."""
 
 
 class RowError(ValueError):
@@ -52,12 +59,17 @@ def open_rows(path: Path) -> Rows:
 
     Raises FileNotFoundError when there is none, ValueError when it is of another kind, damaged or empty.
     """
-    if not path.is_file():
+    if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: it is no file, but a folder, a pipe or a device")
     kinds: dict[str, Callable[[Path], Rows]] = {".json": JsonList, ".jsonl": JsonLines, ".parquet": Parquet}
     if path.suffix not in kinds:
         raise ValueError(f"{path}: the file must end in {', '.join(kinds)}")
-    rows = kinds[path.suffix](path)
+    try:
+        rows = kinds[path.suffix](path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not len(rows):
         raise ValueError(f"{path}: the file holds no rows")
     return rows
@@ -109,9 +121,9 @@ class JsonList(_Json):
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._rows = json.loads(path.read_bytes())
+            self._rows = _parsed(path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not JSON ({_one_line(error)})") from error
+            raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
         if not isinstance(self._rows, list):
             raise ValueError(
                 f"{path}: not a JSON list of objects; one object a line belongs in a .jsonl file"
@@ -125,10 +137,7 @@ class JsonList(_Json):
         return f"{self.path.name}:{index}"
 
     def read(self, index: int) -> Row:
-        row = self._rows[index]
-        if not isinstance(row, dict):
-            raise RowError(f"entry {index} is not a JSON object")
-        return row
+        return _checked(self._rows[index], f"entry {index}")
 
 
 class JsonLines(_Json):
@@ -149,12 +158,52 @@ class JsonLines(_Json):
     def read(self, index: int) -> Row:
         number, line = self._lines[index]
         try:
-            row = json.loads(line)
+            row = _parsed(line)
         except (ValueError, RecursionError) as error:
             raise RowError(f"line {number} is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise RowError(f"line {number} is not a JSON object")
-        return row
+        return _checked(row, f"line {number}")
+
+
+class _Doubled(dict[str, Any]):
+    """An object that has a key twice, of which one value would be lost."""
+
+    key: str
+
+
+def _parsed(text: bytes) -> Any:
+    # As bytes json would also take UTF-16 and UTF-32, whose lines do not end where ours do.
+    return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    doubled = _Doubled(found)
+    doubled.key = next(name for name in names if names.count(name) > 1)
+    return doubled
+
+
+def _checked(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise RowError(f"{where} is not a JSON object")
+    if isinstance(row, _Doubled):
+        raise RowError(f"{where} has {row.key!r} twice")
+    level: list[Any] = [row]
+    for _ in range(_MOST_LEVELS):
+        level = [inner for value in level for inner in _within(value)]
+        if not level:
+            return row
+    raise RowError(f"{where} has more than {_MOST_LEVELS} lists and objects within each other")
+
+
+def _within(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+# Arrow's own, the system's, and those of Python's for a value that it has no room for or no letters.
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
 
 
 class Parquet:
@@ -164,12 +213,17 @@ class Parquet:
         self.path = path
         try:
             self._file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path}: not a readable parquet file ({_one_line(error)})") from error
-        self.columns = tuple(self._file.schema_arrow.names)
-        metadata = self._file.metadata
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        self._ends = list(accumulate(group.num_rows for group in groups))
+            self.columns = tuple(self._file.schema_arrow.names)
+            metadata = self._file.metadata
+            groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        except _UNREADABLE as error:
+            raise ValueError(f"{path}: not a readable parquet file ({one_line(error)})") from error
+        if doubled := next((name for name in self.columns if self.columns.count(name) > 1), None):
+            raise ValueError(f"{path}: it has two columns {doubled!r}; keep one of them")
+        counts = [group.num_rows for group in groups]
+        if sum(counts) != metadata.num_rows or min(counts, default=0) < 0:
+            raise ValueError(f"{path}: not a readable parquet file (its parts and its total differ in rows)")
+        self._ends = list(accumulate(counts))
         largest = max((group.total_byte_size for group in groups), default=1)
         self._group = lru_cache(maxsize=max(1, 2**29 // max(1, largest)))(self._read_group)
         self._lock = Lock()
@@ -186,10 +240,12 @@ class Parquet:
         try:
             with self._lock:
                 group = self._group(number)
-            row: Row = group.slice(index - first, 1).to_pylist()[0]
-        except (pa.ArrowException, OSError) as error:
-            raise RowError(f"row {index} cannot be read ({_one_line(error)})") from error
-        return row
+            rows: list[Row] = group.slice(index - first, 1).to_pylist()
+        except _UNREADABLE as error:
+            raise RowError(f"row {index} cannot be read ({one_line(error)})") from error
+        if not rows:
+            raise RowError(f"row {index} is not there: its part of the file holds fewer rows than it says")
+        return rows[0]
 
     def values(self, column: str, count: int) -> list[Any]:
         unreadable = RowError(f"{column} cannot be read")
@@ -207,13 +263,14 @@ class Parquet:
             if len(found) >= count:
                 break
             rows: list[Any] = []
+            expected = end - len(found)
             try:
                 with self._lock:
                     for batch in self._file.iter_batches(256, row_groups=[number], columns=[leaf]):
                         rows += measure(batch.column(0))
-            except (pa.ArrowException, OSError):
-                rows = [unreadable] * (end - len(found))
-            found += rows
+            except _UNREADABLE:
+                rows = []
+            found += rows if len(rows) == expected else [unreadable] * expected
         return found[:count]
 
     def _smallest_leaf(self, column: str) -> str:
@@ -237,10 +294,7 @@ class Parquet:
 
 
 def _sizes(column: pa.Array) -> list[int]:
-    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    is_list = any(kind(column.type) for kind in kinds)
     sizes = pc.list_value_length(column) if is_list else pc.is_valid(column)
     return [int(size or 0) for size in sizes.to_pylist()]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -5,6 +5,8 @@ Columns as published: SAT (array/SAT), CV-Bench (nyu-visionx/CV-Bench), BLINK (B
 Geo170K, GSM8K and MATH have columns that others have too: a data set's name alone chooses those schemas.
 """
 
+import math
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from vtzero.data.example import Example, ImageSource
+from vtzero.data.image_paths import may_be_read, way_in
+from vtzero.data.one_line import one_line
 from vtzero.data.rows import Row, RowError
 
 
@@ -89,12 +93,12 @@ def _read_own(row: Row, place: Place) -> Example:
     if re.search(r"^#### ", answer, re.MULTILINE):
         raise RowError("the answer ends like GSM8K's in '####'; name the file as gsm8k=FILE")
     return Example(
-        id=place.id if row.get("id") is None else _text(row, "id"),
+        id=_optional(row, "id") or place.id,
         question=_text(row, "question"),
         answer=_among(answer, options),
         images=_own_images(row, place.folder),
         options=options,
-        task="" if row.get("task") is None else _text(row, "task"),
+        task=_optional(row, "task"),
         columns=_rest(row),
     )
 
@@ -109,13 +113,13 @@ def _read_sat(row: Row, place: Place) -> Example:
         answer=_among(_text(row, "correct_answer").strip(), options),
         images=_images(row, "image_bytes", place.folder),
         options=options,
-        task=str(row.get("question_type") or ""),
+        task=_optional(row, "question_type"),
         columns=_rest(row),
     )
 
 
 def _read_cv_bench(row: Row, place: Place) -> Example:
-    return _lettered(row, place, ("image",), task=str(row.get("task") or ""))
+    return _lettered(row, place, ("image",), task=_optional(row, "task"))
 
 
 _BLINK_IMAGES = ("image_1", "image_2", "image_3", "image_4")
@@ -123,16 +127,16 @@ _BLINK_IMAGES = ("image_1", "image_2", "image_3", "image_4")
 
 def _read_blink(row: Row, place: Place) -> Example:
     names = [name for name in _BLINK_IMAGES if row.get(name) is not None]
-    return _lettered(row, place, tuple(names), task=str(row.get("sub_task") or ""))
+    return _lettered(row, place, tuple(names), task=_optional(row, "sub_task"))
 
 
 def _lettered(row: Row, place: Place, image_names: tuple[str, ...], *, task: str) -> Example:
     choices = tuple(_texts(row, "choices"))
     return Example(
-        id=place.id if row.get("idx") is None else str(row["idx"]),
+        id=_optional(row, "idx") or place.id,
         question=_text(row, "question"),
         answer=_choice(_text(row, "answer"), choices),
-        images=tuple(_image(row[name], name, place.folder) for name in image_names),
+        images=tuple(_image(row.get(name), name, place.folder) for name in image_names),
         options=choices,
         task=task,
         columns=_rest(row),
@@ -141,8 +145,8 @@ def _lettered(row: Row, place: Place, image_names: tuple[str, ...], *, task: str
 
 def _read_problem(row: Row, place: Place) -> Example:
     solution = _text(row, "solution")
-    tagged = re.search(r"<answer>(.*?)</answer>", solution, re.DOTALL)
-    answer = (tagged.group(1) if tagged else solution).strip()
+    inside, closed, _ = solution.partition("<answer>")[2].partition("</answer>")
+    answer = (inside if closed else solution).strip()
     if not answer:
         raise RowError("solution holds no answer")
     return Example(
@@ -168,7 +172,7 @@ def _read_geo170k(row: Row, place: Place) -> Example:
 def _read_geo170k_conversation(row: Row, place: Place) -> Example:
     """LLaVA's layout: `conversations` of {"from", "value"}; of several questions the first is asked."""
     turns = row.get("conversations")
-    if not isinstance(turns, list) or len(turns) < 2:
+    if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns[:2]):
         raise RowError("conversations holds no question with its answer")
     question, answer = (_text(turn, "value") for turn in turns[:2])
     return _geometry(row, place, question.replace("<image>", "").strip(), answer)
@@ -209,7 +213,7 @@ def _read_math(row: Row, place: Place) -> Example:
     answer = _text(row, "answer").strip() if stated else last_boxed(_text(row, "solution"))
     if not answer:
         raise RowError("solution holds no \\boxed{answer}")
-    task = str(row.get("type") or row.get("subject") or "")
+    task = _optional(row, "type") or _optional(row, "subject")
     return Example(place.id, _text(row, "problem"), answer, task=task, columns=_rest(row))
 
 
@@ -254,6 +258,11 @@ def _text(row: Row, name: str) -> str:
     return _as_text(row.get(name), name)
 
 
+def _optional(row: Row, name: str) -> str:
+    """As `_text`, "" where there is none; it names things in messages and tables, so it is one line."""
+    return "" if row.get(name) in (None, "") else one_line(_text(row, name))
+
+
 def _texts(row: Row, name: str) -> list[str]:
     values = row.get(name)
     if not isinstance(values, list):
@@ -262,16 +271,35 @@ def _texts(row: Row, name: str) -> list[str]:
 
 
 def _as_text(value: Any, name: str) -> str:
-    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+    if value is None or value != value:
         raise RowError(f"{name} is missing")
-    if not isinstance(value, str | int | float):
-        raise RowError(f"{name} is neither text nor a number")
-    text = str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowError(f"{name} is neither text nor a number, but {_kind(value)}")
+    text = _number(value, name) if isinstance(value, float) else str(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise RowError(f"{name} holds half of a surrogate pair, which is no character") from error
+    if not _shows(text):
+        raise RowError(f"{name} is missing")
     return text
+
+
+def _shows(text: str) -> bool:
+    """Whether there is more in it than white space and what has no shape."""
+    return any(letter.isprintable() and not letter.isspace() for letter in text)
+
+
+def _number(value: float, name: str) -> str:
+    """A whole number without a fraction: a column of whole numbers with a gap is stored as fractions."""
+    if not math.isfinite(value):
+        raise RowError(f"{name} is not a finite number")
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else str(value)
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "true or false", dict: "an object", list: "a list", bytes: "bytes"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
 
 
 def _among(answer: str, options: tuple[str, ...]) -> str:
@@ -314,16 +342,11 @@ def _image(value: Any, name: str, folder: Path) -> ImageSource:
     if not isinstance(value, str):
         raise RowError(f"{name} is neither a path nor the bytes of an image")
     path = folder / value
-    if not _is_file(path):
+    if not os.path.isfile(path):
         raise RowError(f"{name}: there is no file {path}")
+    if not may_be_read(path, folder):
+        raise RowError(f"{name}: {path} lies {way_in(folder)}")
     return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for the system, or with a zero byte in it
-        return False
 
 
 def _rest(row: Row) -> dict[str, Any]:
@@ -331,4 +354,4 @@ def _rest(row: Row) -> dict[str, Any]:
 
 
 def _listed(columns: Collection[str]) -> str:
-    return ", ".join(sorted(columns)) or "none"
+    return one_line(", ".join(sorted(columns)) or "none")

@@ -6,6 +6,7 @@ read nor rejected. Knows no prompts and no tokenizer.
 """
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,7 +194,7 @@ def source_name(spec: str) -> str:
         if named and name not in NAMED_SETS:
             raise ValueError(f"{spec}: {name} is drawn and takes no file; give {name} alone")
         return name
-    is_file = spec.endswith(SUFFIXES) and (not named or not name.isidentifier() or Path(spec).is_file())
+    is_file = spec.endswith(SUFFIXES) and (not named or not name.isidentifier() or os.path.isfile(spec))
     if not is_file:
         what = f"{name!r} in {spec} is not" if named else f"{spec}: not a {_listed(SUFFIXES)} file, nor"
         raise ValueError(f"{what} a known source (known: {', '.join(known_sources())})")

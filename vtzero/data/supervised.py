@@ -89,7 +89,8 @@ def target_text(prompt: PreparedPrompt, target: SftTarget) -> str:
     if target == "tagged":
         text = f"{'</think> ' if opened else ''}<answer>{prompt.answer}</answer>"
     elif target == "solution":
-        text = str(prompt.example.columns.get("solution") or "").strip()
+        stored = prompt.example.columns.get("solution")
+        text = stored.strip() if isinstance(stored, str) else ""
         text = text.removeprefix(_THOUGHT).lstrip() if opened else text
         if not text:
             raise TargetError("it has no solution (sft_target answer or tagged needs none)")
@@ -157,8 +158,8 @@ class AnswerStream:
         Raises TargetError for a target that the row does not have, or that does not fit.
         """
         text = target_text(prompt, self._target)
-        if forbidden := self._processor.special_token_in(text):
-            raise TargetError(f"its target contains the special token {forbidden}")
+        if fault := self._processor.fault_in(text):
+            raise TargetError(f"its target {fault}")
         chat = prompt.text.endswith(_CHAT)
         tokens = self._processor.encode(text + TURN_END) if chat else _ended(self._processor, text)
         if len(tokens) > self._length:

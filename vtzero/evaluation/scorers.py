@@ -7,6 +7,7 @@ model.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -75,7 +76,12 @@ def paper(output: str, item: BenchmarkItem) -> bool:
 def superclevr(output: str, item: BenchmarkItem) -> bool:
     """Whether the first tagged integer is the answer. Source: Deep-Agent/R1-V, evaluation on SuperCLEVR."""
     match = _TAGGED_INTEGER.search(output)
-    return match is not None and int(match.group(1)) == int(item.answer)
+    return match is not None and _whole(match.group(1)) == _whole(item.answer)
+
+
+def _whole(digits: str) -> str:
+    """As int() reads digits of any script; it refuses more than 4,300 of them, which a model may write."""
+    return "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
 
 
 def geoqa(output: str, item: BenchmarkItem) -> bool:

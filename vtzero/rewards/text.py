@@ -65,7 +65,11 @@ def last_option(text: str, options: Sequence[str]) -> str | None:
     either = "|".join(_option_pattern(option) for option in named)
     whole = rf"(?<!\w)(?<!\d\.)(?:{either})(?!\w)(?!\.\d)"
     matches = list(re.finditer(whole, text, re.IGNORECASE))
-    return normalized(matches[-1].group()) if matches else None
+    if not matches:
+        return None
+    # Not `normalized`, which would drop a full stop that the option kept of its two.
+    said = " ".join(matches[-1].group().casefold().split())
+    return said if said in named else normalized(said)
 
 
 def _option_pattern(option: str) -> str:
