@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
+from vtzero.terminal import one_line, visible
 from vtzero.training.watch import BrokenRunError
 
 USER_MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
@@ -44,13 +45,14 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         if not _raised_here(error):
             traceback.print_exc()
             return 1
-        print(f"vtzero {known.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"vtzero {known.verb}: {one_line(error)}", file=sys.stderr)
         return 2
     except (BrokenRunError, ChildProcessError) as error:
-        print(f"vtzero {known.verb}: {error}", file=sys.stderr)
+        print(f"vtzero {known.verb}: {visible(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
+        said = "; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)])
+        print(visible(said), file=sys.stderr)
         return 75 if known.verb == "train" else 130
     except Exception:
         traceback.print_exc()
@@ -58,7 +60,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     if known.json:
         print(json.dumps(figures))
     elif "folder" in figures:
-        print(f"wrote {figures['folder']}")
+        print(f"wrote {visible(figures['folder'])}")
     return 0
 
 

@@ -21,6 +21,7 @@ from vtzero.models.attention import choose_kernel
 from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig, TextConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
 from vtzero.parallel.mesh import AXES
+from vtzero.terminal import visible
 from vtzero.training.grpo import reward_functions
 from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import device_memory
@@ -281,8 +282,8 @@ def _print(config: RunConfig, figures: dict[str, Any]) -> None:
     print(dump_config(config))
     for name, value in figures.items():
         if isinstance(value, list):
-            print(f"{name}:", *(f"  {source['text']}" for source in value), sep="\n")
+            print(f"{name}:", *(f"  {visible(source['text'])}" for source in value), sep="\n")
         elif isinstance(value, dict):
             print(f"{name}: " + ", ".join(f"{key} {item:,}" for key, item in value.items()))
         else:
-            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {visible(value)}")
