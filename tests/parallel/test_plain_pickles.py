@@ -11,6 +11,7 @@ import pytest
 from vtzero.config import ConfigError, RunConfig
 from vtzero.data.example import Rejected
 from vtzero.data.hub import HubError
+from vtzero.data.pipeline import _Verdict
 from vtzero.parallel.plain_pickles import dumps, loads
 from vtzero.rewards.runner import RewardFailure, RewardResult
 from vtzero.training.checkpoints import SetAside
@@ -24,6 +25,7 @@ from vtzero.training.checkpoints import SetAside
         RunConfig(seed=3),
         [Rejected("a", "b"), SetAside(1, "1.damaged", "bytes")],
         Path("/a/b"),
+        _Verdict(3, "scenes", None),
         RewardFailure("length", 2, "raised"),
     ],
 )

@@ -53,4 +53,6 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _is_value(kind: type) -> bool:
-    return issubclass(kind, Exception) or (is_dataclass(kind) and kind.__module__.startswith("vtzero."))
+    own = kind.__module__.split(".")[0] == "vtzero"
+    record = is_dataclass(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+    return issubclass(kind, Exception) or (own and record)
