@@ -200,7 +200,7 @@ LATER: dict[str, str] = {
     "question_types: [colour]": "no question is of the types asked for; there are Count, Depth",
     "eval_data: cv_bnch": "unknown benchmark 'cv_bnch'",
     "eval_data: none.jsonl": "none.jsonl",
-    "eval_data: cv_bench=none.parquet": "none.parquet",
+    "eval_data: cv_bench=EMPTY.jsonl": "EMPTY.jsonl",
     "eval_data: superclevr": "superclevr is not on the hub",
     "{eval_data: scenes, eval_image_folder: none}": "--image-folder",
     "reward_funcs: accuracy": "reward 'accuracy': no such name",

@@ -164,12 +164,16 @@ def check_benchmark(spec: str) -> None:
 
 
 def check_openable(spec: str, *, limit: int | None = None, image_folder: Path | None = None) -> None:
-    """Raise as `open_benchmark` would, but for what it would fetch from the hub: nothing is fetched."""
-    name, equals, _ = spec.partition("=")
-    if name not in BENCHMARKS or equals:
+    """Raise as `open_benchmark` would, but for files of a named benchmark that are yet to be fetched."""
+    name, equals, path = spec.partition("=")
+    if name not in BENCHMARKS:
         open_benchmark(spec, limit=limit, image_folder=image_folder)
-    else:
+    elif image_folder is not None and not image_folder.exists():
+        return
+    elif not equals:
         _check_published(name, _Images(BENCHMARKS[name], name, image_folder, False))
+    elif glob.glob(path):
+        open_benchmark(spec, limit=limit, image_folder=image_folder)
 
 
 def most_images(examples: Source) -> int:
