@@ -73,6 +73,24 @@ def test_any_header_of_weights(tmp_path, header, room):
     check_header(tmp_path, len(text).to_bytes(8, "little") + text + bytes(room))
 
 
+SLIPS = st.sampled_from([0, 0, 0, 4, -4])
+TENSORS = st.lists(
+    st.tuples(st.sampled_from(["F32", "BF16"]), st.lists(st.integers(0, 3), max_size=2), SLIPS), max_size=4
+)
+
+
+@fuzzed(60, tensors=TENSORS, room=SLIPS)
+def test_headers_that_are_nearly_sound(tmp_path, tensors, room):
+    """Tensors one after the other, some of them moved a little."""
+    entries, end = {}, 0
+    for number, (dtype, shape, slip) in enumerate(tensors):
+        begin, end = end, end + math.prod(shape) * (4 if dtype == "F32" else 2)
+        offsets = [begin + slip, end + slip]
+        entries[str(number)] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+    text = json.dumps(entries).encode()
+    check_header(tmp_path, len(text).to_bytes(8, "little") + text + bytes(max(end + room, 0)))
+
+
 @fuzzed(40, raw=st.binary(max_size=60), length=st.none() | st.integers(0, 2**64 - 1))
 def test_any_bytes_as_weights(tmp_path, raw, length):
     check_header(tmp_path, raw if length is None else length.to_bytes(8, "little") + raw)
