@@ -19,7 +19,9 @@ from vtzero.planning.chips import check_name
 NAMES = [field.name for field in dataclasses.fields(RunConfig)]
 TEXTS = st.one_of(
     st.text(max_size=20),
-    st.sampled_from(["1e5", "1:30", "010", "null", "yes", ".inf", "~", "=", "<<", "2020-01-01", "a: b"]),
+    st.sampled_from(
+        ["1e5", "1:30", "010", "null", "yes", ".inf", "~", "=", "<<", "2020-01-01", "a: b", "a\0b", "\ud800"]
+    ),
 )
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-3, 10), st.floats(), st.floats(0, 1), TEXTS

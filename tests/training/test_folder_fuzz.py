@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,18 @@ def test_any_lines_after_those_of_a_run(tmp_path, lines, end, step):
 ITEM = ItemResult("t", "1", 0, "q", "p", ("a", "b"), "a", "o", True, True, 3, True)
 
 
-@fuzzed(40, lines=LINES, end=st.sampled_from([b"", b"\n"]), settings=JSON, finished=st.booleans())
+CHANGED = st.tuples(st.sampled_from(sorted(asdict(ITEM))), JSON).map(
+    lambda change: json.dumps({**asdict(ITEM), change[0]: change[1]}).encode()
+)
+
+
+@fuzzed(
+    40,
+    lines=LINES | st.lists(CHANGED, max_size=2),
+    end=st.sampled_from([b"", b"\n"]),
+    settings=JSON,
+    finished=st.booleans(),
+)
 def test_any_lines_after_those_of_an_evaluation(tmp_path, lines, end, settings, finished):
     shutil.rmtree(tmp_path / "eval", ignore_errors=True)
     files = ResultFiles(tmp_path, "b", 0, {"seed": 1})
