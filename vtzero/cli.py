@@ -17,6 +17,7 @@ from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
 from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised
+from vtzero.terminal import visible
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,8 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     try:
         figures = known.run(known, rest)
     except KeyboardInterrupt as error:
-        print("; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)]), file=sys.stderr)
+        said = "; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)])
+        print(visible(said), file=sys.stderr)
         return GOES_ON if known.verb == "train" else INTERRUPTED
     except Exception as error:
         code, line = described(error)
@@ -61,7 +63,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     if known.json:
         print(json.dumps(figures))
     elif "folder" in figures:
-        print(f"wrote {figures['folder']}")
+        print(f"wrote {visible(figures['folder'])}")
     return DONE
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtzero.terminal import one_line
+
 DONE, FAILED, MISTAKE, GOES_ON, INTERRUPTED = 0, 1, 2, 75, 130
 """75 is EX_TEMPFAIL of sysexits.h: the same command goes on."""
 
@@ -21,7 +23,7 @@ class RunFailedError(Exception):
 
 def described(error: Exception) -> tuple[int, str | None]:
     """The exit code, and one line; without one only the traceback says what happened."""
-    line = " ".join(str(error).split())
+    line = one_line(error)
     if isinstance(error, RunFailedError | ChildProcessError):
         return FAILED, line
     if (full := full_disk(error)) is not None:

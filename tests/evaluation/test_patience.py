@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vtzero.data.batches import Buckets
-from vtzero.data.example import Example
-from vtzero.data.processor import PreparedPrompt
 from vtzero.evaluation.items import BenchmarkItem
 from vtzero.evaluation.patience import answer_limit
-from vtzero.evaluation.runner import _Question, _Rounds, _Said
+from vtzero.evaluation.questions import Batch, Question
+from vtzero.evaluation.runner import _Rounds, _Said
 
 
 def counted(lengths, limit, *, prompt, rows, rng, batches=4000):
@@ -61,25 +59,15 @@ REAL = Path(__file__).parents[3] / "shared" / "real" / "r1v" / "geoqa_test_qwen2
 ROWS, LONGEST = 64, 1024
 
 
-def question(number: int) -> _Question:
-    """One that fills a prompt of a single token."""
-    prompt = PreparedPrompt(
-        example=Example(str(number), "", ""),
-        text="",
-        ids=np.zeros(1, np.int32),
-        positions=np.zeros((3, 1), np.int32),
-        start=1,
-        patches=np.zeros((0, 1), np.float32),
-        patch_positions=np.zeros((0, 2), np.int32),
-        segments=np.zeros(0, np.int32),
-    )
-    return _Question(number, BenchmarkItem(str(number), "", "", (), ""), prompt)
+def question(number: int) -> Question:
+    return Question(number, BenchmarkItem(str(number), "", "", (), ""), "", None)
 
 
 def batches_of(lengths: list[int]) -> tuple[list[list[int]], list[int]]:
     """Tokens of each row, batch by batch, where answers have these lengths; and which answers are through."""
-    rows = iter([question(number) for number in range(len(lengths))])
-    rounds = _Rounds(rows, Buckets(400, 0), ROWS, pad_id=0, longest=LONGEST)
+    asked = [question(number) for number in range(len(lengths))]
+    batches = (Batch(asked[start : start + ROWS], []) for start in range(0, len(asked), ROWS))
+    rounds = _Rounds(batches, prompt_length=400, batch_size=ROWS, longest=LONGEST)
     decoded, through = [], []
     for batch, limit in rounds:
         drawn = [min(lengths[one.number], limit) for one in batch.questions]

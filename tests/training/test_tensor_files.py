@@ -113,7 +113,7 @@ def with_header(header: bytes) -> bytes:
         (cut_inside_header, "cut short"),
         (cut_inside_length, "cut short"),
         (lambda raw: with_header(b"{not json"), "not JSON"),
-        (lambda raw: with_header(b"[1, 2]"), "not an object"),
+        (lambda raw: with_header(b"[1, 2]"), "holds no JSON object"),
         (lambda raw: with_header(b'{"x": {"dtype": "F32"}}'), "malformed"),
         (
             lambda raw: with_header(b'{"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}'),

@@ -33,6 +33,7 @@ from vtzero.config import ConfigError, RunConfig
 from vtzero.data.processor import Processor
 from vtzero.models.qwen2_vl.config import PUBLISHED
 from vtzero.models.qwen2_vl.costs import parameters
+from vtzero.ranges import shown
 from vtzero.training.ceilings import Limits, Measured, measure, published
 from vtzero.training.outline import compute_dtype, remat_of
 from vtzero.training.recipe import model_config
@@ -92,20 +93,32 @@ def _names(flag: str, asked: Sequence[str], known: Sequence[str]) -> tuple[str, 
     return tuple(name for name in known if name in asked)
 
 
+_MOST_SIDE, _MOST_LENGTH = 2**15, 2**20
+
+
 def parse_image_size(text: str) -> tuple[int, int]:
     """(width, height) of "640x480"; one number is a square's side. Raises ValueError for anything else."""
-    sides = text.lower().split("x")
-    if len(sides) not in (1, 2) or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise ValueError(f"--image-size is {text!r}; give pixels as WIDTHxHEIGHT")
-    return int(sides[0]), int(sides[-1])
+    sides = [_whole(side, _MOST_SIDE) for side in text.lower().split("x")]
+    if len(sides) > 2 or (first := sides[0]) is None or (last := sides[-1]) is None:
+        raise ValueError(
+            f"--image-size is {shown(text)}; give pixels as WIDTHxHEIGHT, at most {_MOST_SIDE} each"
+        )
+    return first, last
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
     """Numbers with commas between; raises ValueError for anything else."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--lengths is {text!r}; give numbers of tokens, commas between")
-    return tuple(int(part) for part in parts)
+    lengths = [_whole(part, _MOST_LENGTH) for part in text.split(",")]
+    if None in lengths:
+        raise ValueError(f"--lengths is {shown(text)}; give numbers of tokens, commas between")
+    return tuple(length for length in lengths if length is not None)
+
+
+def _whole(text: str, most: int) -> int | None:
+    """The whole number from 1 to `most` that a text is; None for any other."""
+    text = text.strip()
+    number = int(text) if text.isdecimal() and len(text) < 20 else 0
+    return number if 1 <= number <= most else None
 
 
 def bench(config: RunConfig | None, settings: BenchSettings) -> dict[str, Any]:

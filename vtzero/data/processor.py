@@ -4,23 +4,22 @@ Text goes through transformers' tokenizer and images through its PIL image proce
 torch. Everything here is a pure function of the example, safe to call from several threads. Knows no batches.
 """
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from vtzero.data.example import Example, ImageSource, Rejected
 from vtzero.data.images import open_image
+from vtzero.data.processor_files import read_image_processor, read_network, read_stop_ids, read_tokenizer
 from vtzero.data.prompts import PromptTemplate, question_body
-from vtzero.models.qwen2_vl.config import Qwen2VLConfig, parse_config
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.rope import Grid, patch_positions, prompt_positions
 
 _LONGEST_TEXT = 200_000
@@ -84,7 +83,7 @@ class Processor:
         self.config = config
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.stop_ids = _stop_ids(stop_ids, tokenizer.eos_token_id)
+        self.stop_ids = _stop_ids(stop_ids, tokenizer.eos_token_id, config.text.vocab_size)
         self.pad_id: int = self.stop_ids[-1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._encoder = tokenizer.backend_tokenizer
         # Set once: transformers sets these on every call, which the shared Rust object forbids among threads.
@@ -104,13 +103,13 @@ class Processor:
         Raises FileNotFoundError or ValueError naming the file that is missing or wrong.
         """
         folder = Path(folder)
-        config = parse_config(_read_json(folder / "config.json"))
-        settings = _image_settings(folder)
-        size = _pixel_limits(settings, min_pixels, max_pixels)
-        images = Qwen2VLImageProcessorPil(
-            **{name: settings[name] for name in _IMAGE_KEYS if name in settings}, size=size
-        )
-        return cls(_read_tokenizer(folder), images, config, stop_ids=_generation_stop_ids(folder))
+        config = read_network(folder)
+        images = read_image_processor(folder, min_pixels, max_pixels)
+        tokenizer, stop_ids = read_tokenizer(folder), read_stop_ids(folder)
+        try:
+            return cls(tokenizer, images, config, stop_ids=stop_ids)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
 
     def prepare(self, example: Example, template: PromptTemplate) -> PreparedPrompt | Rejected:
         """Render, tokenize, cut into patches; Rejected for a bad image or text that no prompt can hold."""
@@ -200,74 +199,6 @@ def _opened(source: ImageSource, number: int, count: int) -> Image.Image:
     return image
 
 
-_IMAGE_KEYS = (
-    "do_resize",
-    "resample",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "do_convert_rgb",
-    "patch_size",
-    "temporal_patch_size",
-    "merge_size",
-)
-
-
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.json is there")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the Rust library raises bare ones
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"{folder}: its tokenizer files cannot be read ({reason}); fetch them again"
-        ) from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a Hugging Face folder of a Qwen2-VL is expected")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return content
-
-
-def _image_settings(folder: Path) -> dict[str, Any]:
-    """`preprocessor_config.json`, or the part of `processor_config.json` to which transformers 5 moved it."""
-    moved = folder / "processor_config.json"
-    if moved.is_file() and isinstance(nested := _read_json(moved).get("image_processor"), dict):
-        return nested
-    return _read_json(folder / "preprocessor_config.json")
-
-
-def _pixel_limits(
-    settings: Mapping[str, Any], min_pixels: int | None, max_pixels: int | None
-) -> dict[str, int]:
-    """Limits by transformers 5's names: the call's, else the hub's keys, else `size`, else the default."""
-    size = settings.get("size") or {}
-    given = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-    limits = {}
-    for name, key in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
-        choices = (given[name], settings.get(name), size.get(key), size.get(name))
-        chosen = next(
-            (choice for choice in choices if choice is not None), Qwen2VLImageProcessorPil.size[key]
-        )
-        limits[key] = int(chosen)
-    if not 0 < limits["shortest_edge"] <= limits["longest_edge"]:
-        raise ValueError(
-            f"min_pixels is {limits['shortest_edge']} and max_pixels {limits['longest_edge']}; "
-            "min_pixels must be positive and no more than max_pixels"
-        )
-    return limits
-
-
 def _check_sizes(images: Qwen2VLImageProcessorPil, config: Qwen2VLConfig) -> None:
     vision = config.vision
     sizes = {
@@ -288,6 +219,10 @@ def _check_tokens(tokenizer: PreTrainedTokenizerFast, config: Qwen2VLConfig) -> 
         "<|vision_end|>": config.vision_end_token_id,
     }
     vocabulary = tokenizer.get_vocab()
+    if (last := max(vocabulary.values(), default=0)) >= config.text.vocab_size:
+        raise ValueError(
+            f"the tokenizer has a token {last}, but config.json a vocab_size of {config.text.vocab_size}"
+        )
     for token, number in expected.items():
         if vocabulary.get(token) != number:
             raise ValueError(
@@ -295,16 +230,12 @@ def _check_tokens(tokenizer: PreTrainedTokenizerFast, config: Qwen2VLConfig) -> 
             )
 
 
-def _generation_stop_ids(folder: Path) -> list[int]:
-    path = folder / "generation_config.json"
-    ids = _read_json(path).get("eos_token_id") if path.is_file() else None
-    return [] if ids is None else ids if isinstance(ids, list) else [ids]
-
-
-def _stop_ids(first: Sequence[int], own: int | None) -> tuple[int, ...]:
+def _stop_ids(first: Sequence[int], own: int | None, vocabulary: int) -> tuple[int, ...]:
     ids = dict.fromkeys([*first, *([] if own is None else [own])])
     if not ids:
         raise ValueError(
             "no token ends a completion: generation_config.json and the tokenizer name no eos token"
         )
+    if (last := max(ids)) >= vocabulary:
+        raise ValueError(f"token {last} ends a completion, but config.json has a vocab_size of {vocabulary}")
     return tuple(int(number) for number in ids)

@@ -163,6 +163,19 @@ def check_benchmark(spec: str) -> None:
         )
 
 
+def check_openable(spec: str, *, limit: int | None = None, image_folder: Path | None = None) -> None:
+    """Raise as `open_benchmark` would, but for files of a named benchmark that are yet to be fetched."""
+    name, equals, path = spec.partition("=")
+    if name not in BENCHMARKS:
+        open_benchmark(spec, limit=limit, image_folder=image_folder)
+    elif image_folder is not None and not image_folder.exists():
+        return
+    elif not equals:
+        _check_published(name, _Images(BENCHMARKS[name], name, image_folder, False))
+    elif glob.glob(path):
+        open_benchmark(spec, limit=limit, image_folder=image_folder)
+
+
 def most_images(examples: Source) -> int:
     """The most images that an item shows; every row is read, and no image decoded."""
     rows = (examples[index] for index in range(len(examples)))
@@ -226,15 +239,20 @@ class _Images:
 
 def _open_named(name: str, path: str | None, limit: int | None, images: _Images) -> Benchmark:
     definition = BENCHMARKS[name]
-    if path is None and not definition.hub:
-        raise ValueError(f"{name} is not on the hub; give its file, {name}=FILE.jsonl ({definition.found})")
     if path is None:
-        images.check_findable()
+        _check_published(name, images)
         files = [hub_file(hub, None if definition.keep else limit) for hub in definition.hub]
     else:
         files = _matching(path)
     rows = [_checked(open_rows(file), name, definition) for file in files]
     return Benchmark(name, NamedRows(name, rows, images, limit), definition.images, definition.scoring)
+
+
+def _check_published(name: str, images: _Images) -> None:
+    definition = images.definition
+    if not definition.hub:
+        raise ValueError(f"{name} is not on the hub; give its file, {name}=FILE.jsonl ({definition.found})")
+    images.check_findable()
 
 
 class NamedRows:

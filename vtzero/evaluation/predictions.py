@@ -104,13 +104,15 @@ def _parsed(path: Path) -> Any:
         raise ValueError(f"{path}: is not text, and so not JSON: {error}") from None
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deep") from None
+    except ValueError:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     rows = []
     for number, line in lines:
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: line {number} is not JSON: {error}") from None
     return rows
 
@@ -130,6 +132,9 @@ def _check_keys(rows: Sequence[Row], layout: _Layout, path: Path) -> None:
     for number, row in enumerate(rows):
         if missing := layout.keys - row.keys():
             raise ValueError(f"{path}: item {number} lacks {', '.join(sorted(missing))}")
+        choices = row.get("choices") or []
+        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+            raise ValueError(f"{path}: item {number} has choices that are no list of texts")
 
 
 def _default_scorer(layout: _Layout, rows: Sequence[Row], path: Path) -> str:

@@ -21,6 +21,7 @@ from vtzero.evaluation.totals import (
     task_totals,
 )
 from vtzero.rewards.symbolic import SymbolicError
+from vtzero.terminal import visible
 
 _SHOWN_TEXT = 160  # characters of an output in the list of differences
 
@@ -183,13 +184,13 @@ def _print(report: dict[str, Any], name: str, *, differences: bool) -> None:
     console = Console()
     tags = ", tags required" if report["require_tags"] else ""
     heading = f"{name}: {report['layout']} layout, scorer {report['scorer']}{tags}"
-    console.print(heading, markup=False, highlight=False, soft_wrap=True)
+    console.print(visible(heading), markup=False, highlight=False, soft_wrap=True)
     console.print(_table(report))
     for line in _notes(report):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(line), markup=False, highlight=False, soft_wrap=True)
     if differences:
         for found in report["differences"]:
-            console.print(_described(found), markup=False, highlight=False, soft_wrap=True)
+            console.print(visible(_described(found)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(report: dict[str, Any]) -> Table:
@@ -198,7 +199,7 @@ def _table(report: dict[str, Any]) -> Table:
     for column in ("n", "correct", "accuracy %", "95 %"):
         table.add_column(column, justify="right")
     for task, figures in report["tasks"].items():
-        table.add_row(Text(task or "no task"), *_cells(figures))
+        table.add_row(Text(visible(task) or "no task"), *_cells(figures))
     table.add_section()
     table.add_row("all", *_cells(report))
     if report["official"]:

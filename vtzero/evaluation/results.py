@@ -6,12 +6,13 @@ The items' file grows while an evaluation runs, so that one that was interrupted
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from vtzero.data.example import Rejected
 from vtzero.evaluation.totals import has_official, official_total, wilson_interval
+from vtzero.json_files import parse_object, read_object
 
 ACCURACIES = {"accuracy": "correct", "accuracy_lenient": "correct_lenient", "accuracy_paper": "correct_paper"}
 """The accuracies of a summary, and the verdict that each counts."""
@@ -135,7 +136,7 @@ class ResultFiles:
         """The settings and figures of an evaluation that is finished; None for one that is not."""
         if not self.path.exists():
             return None
-        content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        content = _saved(self.path)
         return {name: value for name, value in content.items() if name != "rejected_items"}
 
     def done(self, batch_size: int = 1) -> list[ItemResult]:
@@ -150,7 +151,7 @@ class ResultFiles:
         kept = whole[: len(whole) // batch_size * batch_size]
         with self._items.open("rb+") as file:
             file.truncate(sum(map(len, kept)))
-        return [_read_record(json.loads(line)) for line in kept]
+        return [_read_record(line, f"{self._items}:{number}") for number, line in enumerate(kept, 1)]
 
     def append(self, items: Sequence[ItemResult]) -> None:
         """Add the items of a batch; they are on the disk when this returns."""
@@ -174,7 +175,7 @@ class ResultFiles:
             if self._items.exists():
                 raise ValueError(f"{self._items} is there, but not how it was asked for; {_WAY_OUT}")
             return
-        saved = json.loads(held.read_text(encoding="utf-8"))
+        saved = _saved(held)
         differing = [
             f"{name} {saved.get(name)!r}, now {value!r}"
             for name, value in self._settings.items()
@@ -192,9 +193,30 @@ def _line(item: ItemResult) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _read_record(record: Mapping[str, Any]) -> ItemResult:
-    known: dict[str, Any] = {field.name: record.get(field.name) for field in fields(ItemResult)}
-    return ItemResult(**known | {"choices": tuple(record["choices"])})
+def _saved(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_WAY_OUT}") from None
+
+
+def _read_record(line: bytes, place: str) -> ItemResult:
+    """The item of a line of the file; ValueError where the line is not as it was written."""
+    hints = get_type_hints(ItemResult)
+    try:
+        record = parse_object(line)
+        record["choices"] = tuple(record["choices"])
+        known: dict[str, Any] = {name: record.get(name) for name in hints}
+        sound = all(isinstance(known[name], _checked(hint)) for name, hint in hints.items())
+    except (ValueError, KeyError, TypeError):
+        sound, known = False, {}
+    if not sound:
+        raise ValueError(f"{place}: the item is not as it was written; {_WAY_OUT}") from None
+    return ItemResult(**known)
+
+
+def _checked(hint: Any) -> Any:
+    return tuple if get_origin(hint) is tuple else hint
 
 
 def _json(content: Mapping[str, Any]) -> str:

@@ -103,7 +103,9 @@ def evaluate(
         share=ALONE if mesh is None else row_share(mesh),
         done={item.index for item in done},
     )
-    rounds = _Rounds(questions, buckets.prompt_length, batch_size, sampler.settings.max_completion_length)
+    rounds = _Rounds(
+        questions.batches(), buckets.prompt_length, batch_size, sampler.settings.max_completion_length
+    )
     rounds.known += [item.tokens for item in done]
     for batch, limit in rounds:
         if batch.questions:
@@ -111,6 +113,8 @@ def evaluate(
             keys = _keys(_numbers(batch, batch_size), seed, mesh)
             completions = sampler(pieces, arrays, keys, parameters, limit)
             said = rounds.through(_said(completions, batch.questions, processor, forced_opening), limit)
+            for question, _ in said:
+                questions.forget(question)
             read = [_judged(question, one, benchmark.scoring) for question, one in said]
             items = [row for row in read if isinstance(row, ItemResult)]
             result.items.extend(items)
@@ -132,18 +136,18 @@ class _Rounds:
 
     def __init__(
         self,
-        questions: Questions,
+        batches: Iterator[Batch],
         prompt_length: int,
         batch_size: int,
         longest: int,
     ):
         self.known: list[int] = []
-        self._questions, self._prompt_length = questions, prompt_length
+        self._batches, self._prompt_length = batches, prompt_length
         self._batch_size, self._longest = batch_size, longest
         self._waiting: list[Question] = []
 
     def __iter__(self) -> Iterator[tuple[Batch, int]]:
-        for batch in self._questions.batches():
+        for batch in self._batches:
             yield batch, self._limit()
             if len(self._waiting) >= self._batch_size:
                 yield self._again(), self._longest
@@ -156,8 +160,6 @@ class _Rounds:
         self._waiting += [question for question, one in said if not (one.terminated or whole)]
         through = [answer for answer in said if answer[1].terminated or whole]
         self.known += [one.tokens for _, one in through]
-        for question, _ in through:
-            self._questions.forget(question)
         return through
 
     def _limit(self) -> int:

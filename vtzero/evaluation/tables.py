@@ -6,6 +6,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from vtzero.terminal import visible
+
 MOST_TASKS = 20
 """Benchmarks of more tasks, such as VSR's relations, show one row for all; the summary has every task."""
 
@@ -18,13 +20,13 @@ def summary_table(summary: Mapping[str, Any], *, title: str | None = None) -> Ta
     """
     with_paper = "accuracy_paper" in summary
     tasks = summary["tasks"] if len(summary["tasks"]) <= MOST_TASKS else {}
-    table = Table(title=Text(title) if title else None, caption=_caption(summary, shown=len(tasks)))
+    table = Table(title=Text(visible(title)) if title else None, caption=_caption(summary, shown=len(tasks)))
     table.add_column("task")
     paper = ["paper %"] if with_paper else []
     for name in ("n", "accuracy %", "95 %", "lenient %", *paper, "mean length", "clipped %"):
         table.add_column(name, justify="right")
     for task, figures in tasks.items():
-        table.add_row(Text(task), *_cells(figures, with_paper))
+        table.add_row(Text(visible(task)), *_cells(figures, with_paper))
     table.add_section()
     table.add_row("all", *_cells(summary, with_paper))
     if "accuracy_official" in summary:

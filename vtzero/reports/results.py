@@ -4,10 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from vtzero.config import load_config
 from vtzero.evaluation.predictions import read_predictions
 from vtzero.evaluation.rescore import scored_items
 from vtzero.evaluation.totals import Scored as ScoredItem
@@ -74,8 +72,7 @@ def _finished(folder: Path) -> dict[str, list[int]]:
 
 def _method(folder: Path) -> str:
     path = folder / "config.yaml"
-    config: Any = yaml.safe_load(path.read_text()) if path.is_file() else None
-    return str(config["method"]).upper() if isinstance(config, dict) and "method" in config else folder.name
+    return load_config(path).method.upper() if path.is_file() else folder.name
 
 
 def _items(path: Path, scorer: str) -> tuple[ScoredItem, ...]:

@@ -12,6 +12,7 @@ from vtzero.evaluation.totals import Scored as ScoredItem
 from vtzero.evaluation.totals import Total, has_official, micro_total, official_total
 from vtzero.reports.paper import COLUMNS, CV_BENCH, TABLES, PaperRow, contradictions
 from vtzero.reports.results import Result
+from vtzero.terminal import visible
 
 _MARKS = "*†‡§"
 _PARTED = ("cv_bench", "scenes")
@@ -105,7 +106,7 @@ def paper_table(number: int, results: Sequence[Result], scorer: str) -> Table:
     table.add_section()
     for row in rows:
         cells = [row.cells[name].text() if name in row.cells else "" for name in columns]
-        table.add_row(Text(f"ours: {row.label} ({', '.join(row.benchmarks)})"), *cells)
+        table.add_row(Text(visible(f"ours: {row.label} ({', '.join(row.benchmarks)})")), *cells)
         bounds = [_interval(row.cells.get(name)) for name in columns]
         table.add_row(Text("  n, 95 %", style="dim"), *bounds)
     table.caption = Text("\n".join(notes)) if notes else None

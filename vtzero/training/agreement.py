@@ -1,5 +1,6 @@
-"""Whether a run may begin: its processes agree on the config, and its folder holds no other run."""
+"""Whether a run may begin: its processes agree on the config, and its folder is free."""
 
+import tempfile
 from pathlib import Path
 
 from vtzero.config import ConfigError, RunConfig, load_config
@@ -26,6 +27,13 @@ def check_folder(folder: Path, config: RunConfig) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ConfigError(f"output_dir {str(folder)!r}: {there} is no folder; choose another output_dir")
+    _check_writable(folder, there)
+    if (folder / "export").exists() and not (folder / "config.yaml").exists():
+        # The run's own would replace it.
+        raise ConfigError(
+            f"output_dir {str(folder)!r}: {folder / 'export'} is there already, and no run that made it; "
+            "choose another output_dir"
+        )
     path = folder / "config.yaml"
     if not path.exists() or not _has_done_anything(folder):
         return
@@ -40,6 +48,17 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         raise ConfigError(
             f"{folder} holds a run with another {', '.join(values)}; choose another output_dir or remove it"
         )
+
+
+def _check_writable(folder: Path, there: Path) -> None:
+    """Tried, not asked: permissions say little of network folders, and nothing of one that is read-only."""
+    try:
+        tempfile.TemporaryDirectory(dir=there, prefix=".vtzero-").cleanup()
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir {str(folder)!r}: nothing can be written in {there} ({error.strerror}); "
+            "choose another output_dir"
+        ) from error
 
 
 def _is_free(name: str, config: RunConfig) -> bool:

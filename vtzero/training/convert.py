@@ -15,12 +15,13 @@ from vtzero.parallel.messages import ask_first, tell_all
 from vtzero.parallel.processes import is_first
 from vtzero.parallel.sharding import shapes_at, shard_params
 from vtzero.training.checkpoints import Checkpoints
-from vtzero.training.huggingface import load_model, read_config, save_model
+from vtzero.training.huggingface import COMPANIONS, load_model, read_config, save_model
 from vtzero.training.setup import starting_folder
 from vtzero.training.state import split_model
 
 SOURCE = "source"
-NOT_COPIED = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
+COPIED = (*COMPANIONS, "README.md", "LICENSE")
+"""What goes along: of files that nobody knows, none, and so no code."""
 
 
 def export_run(run_folder: Path, out: Path, step: int | None = None) -> dict[str, Any]:
@@ -52,7 +53,10 @@ def import_folder(folder: Path, out: Path) -> dict[str, Any]:
     _check_empty(out)
     _, params = load_model(folder, sharding=_spread(config))
     if is_first():
-        shutil.copytree(folder, out / SOURCE, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        (out / SOURCE).mkdir(parents=True)
+        for name in COPIED:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / SOURCE / name)
     leaves = jax.tree.leaves(params)
     checkpoints = Checkpoints(out / "checkpoints", keep=None)
     checkpoints.save(0, params, {"step": 0, "dtypes": [str(leaf.dtype) for leaf in leaves]})

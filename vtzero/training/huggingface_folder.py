@@ -4,20 +4,23 @@ Reads headers, not weights. Everything that can be wrong with a folder is an err
 file or the tensor.
 """
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from vtzero.models.qwen2_vl.config import Qwen2VLConfig, parse_config
+from vtzero.data.processor_files import read_network
+from vtzero.json_files import read_object
+from vtzero.models.qwen2_vl.config import Qwen2VLConfig
 from vtzero.models.qwen2_vl.weights import EMBEDDING_NAME, OUTPUT_NAME, hub_name, tensor_shapes
 from vtzero.training.tensor_files import StoredTensor, read_header, read_slice
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _ROWS_COMPARED = 4096
+_NAME = re.compile(r"[\w-][\w.-]{0,200}\.safetensors", re.ASCII)
+"""Of a file in the folder itself: an index comes with the weights, and may name nothing beside them."""
 
 
 def read_config(folder: str | Path) -> Qwen2VLConfig:
@@ -28,25 +31,7 @@ def read_config(folder: str | Path) -> Qwen2VLConfig:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name one that holds a Qwen2-VL from Hugging Face")
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: missing; fetch the whole folder of the model")
-    raw = read_json(file)
-    try:
-        return parse_config(raw)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError that names the file when it holds none."""
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{file}: holds no JSON object")
-    return raw
+    return read_network(folder)
 
 
 def checkpoint_tensors(folder: Path, config: Qwen2VLConfig) -> dict[str, StoredTensor]:
@@ -125,9 +110,9 @@ def _stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _indexed_tensors(folder: Path) -> dict[str, StoredTensor]:
-    weight_map = read_json(folder / INDEX).get("weight_map")
+    weight_map = read_object(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ValueError(f"{folder / INDEX}: the key 'weight_map' is missing")
+        raise ValueError(f"{folder / INDEX}: the key 'weight_map' is missing, or no object")
     for file in weight_map.values():
         _check_shard(folder, file)
     stored: dict[str, StoredTensor] = {}
@@ -145,7 +130,7 @@ def _indexed_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _check_shard(folder: Path, file: object) -> None:
-    if not isinstance(file, str) or Path(file).name != file:
+    if not isinstance(file, str) or not _NAME.fullmatch(file):
         raise ValueError(f"{folder / INDEX}: {file!r} is not the name of a file in the folder")
     if not (folder / file).is_file():
         raise ValueError(f"{folder / INDEX}: the file {file!r} that it names is missing; fetch it again")

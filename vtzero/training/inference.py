@@ -33,6 +33,7 @@ from vtzero.rewards.format import format_paper
 from vtzero.sampling.decode import DecodeSettings, growing_lengths, sample_keys
 from vtzero.sampling.parameters import SamplingParameters, validate_sampling
 from vtzero.sampling.sampler import Sampler
+from vtzero.terminal import visible
 from vtzero.training.fingerprint import weights_digest
 from vtzero.training.huggingface import load_model, read_config
 from vtzero.training.mesh_choice import fewest_sharers
@@ -229,7 +230,7 @@ def sample_model(
     for place, text in enumerate(_draw(model, prompt, num_generations, parameters, seed)):
         scored = {"text": text} | _scores(prompt, text, answer)
         answers.append(scored)
-        print(f"[{place + 1}]{text}{_shown(scored)}", flush=True)
+        print(f"[{place + 1}]{visible(text)}{_shown(scored)}", flush=True)
     return {"question": question, "prompt": prompt.text, "answers": answers}
 
 

@@ -20,6 +20,7 @@ from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
 from vtzero.failures import RunFailedError, full_disk
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
+from vtzero.terminal import visible
 from vtzero.training.agreement import check_agreement, check_folder
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
@@ -138,7 +139,7 @@ class _Run:
             where = (
                 f"has done its {self._start} steps already" if last else f"goes on after step {self._start}"
             )
-            print(f"{self._folder} {where}")
+            print(f"{visible(self._folder)} {where}")
         self._tell_mesh()
         with jax.set_mesh(self._setup.mesh):
             self._compile()
@@ -172,7 +173,10 @@ class _Run:
         latest, aside = self._checkpoints.recover()
         if is_first():
             for one in aside:
-                print(f"checkpoint {one.step} is not used: {one.reason} (now {one.name})", file=sys.stderr)
+                print(
+                    f"checkpoint {one.step} is not used: {visible(one.reason)} (now {one.name})",
+                    file=sys.stderr,
+                )
         self._saved = latest or 0
         self._data = self._method.data_state()
         if latest is None:
@@ -245,7 +249,7 @@ class _Run:
         _check_scored(report, drawn["completions"])
         for warning in self._watch.look(report.index, report.metrics, **drawn):
             if is_first():
-                print(f"warning: {warning}", file=sys.stderr)
+                print(f"warning: {visible(warning)}", file=sys.stderr)
 
     def _evaluate(self, index: int) -> None:
         if self._evaluation is None or self._evaluation.done(index):

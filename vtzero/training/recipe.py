@@ -16,11 +16,12 @@ from vtzero.data.hub import HubSet
 from vtzero.data.mixture import counts_of
 from vtzero.data.prompts import prompt_template
 from vtzero.data.sources import SourceCounts, missing_from_cache
-from vtzero.evaluation.benchmarks import check_benchmark
+from vtzero.evaluation.benchmarks import check_openable
 from vtzero.models.attention import choose_kernel
 from vtzero.models.qwen2_vl.config import PUBLISHED, Qwen2VLConfig, TextConfig
 from vtzero.models.qwen2_vl.weights import parameter_shapes
 from vtzero.parallel.mesh import AXES
+from vtzero.terminal import visible
 from vtzero.training.grpo import reward_functions
 from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import device_memory
@@ -97,7 +98,10 @@ def _check(config: RunConfig) -> None:
         if name is not None:
             prompt_template(name)
     if config.eval_data is not None:
-        check_benchmark(config.eval_data)
+        images = config.eval_image_folder
+        check_openable(
+            config.eval_data, limit=config.eval_limit, image_folder=Path(images) if images else None
+        )
     if config.method == "grpo":
         reward_functions(config)
 
@@ -176,6 +180,8 @@ def model_config(config: RunConfig) -> Qwen2VLConfig:
         return folder_network(config)
     except FileNotFoundError:
         known = Path(config.model).name.removesuffix("-Instruct")
+        if config.model and Path(config.model).is_dir():
+            raise
         if known not in PUBLISHED:
             raise ConfigError(
                 f"model {config.model!r} is no folder, nor the name of a published size "
@@ -276,8 +282,8 @@ def _print(config: RunConfig, figures: dict[str, Any]) -> None:
     print(dump_config(config))
     for name, value in figures.items():
         if isinstance(value, list):
-            print(f"{name}:", *(f"  {source['text']}" for source in value), sep="\n")
+            print(f"{name}:", *(f"  {visible(source['text'])}" for source in value), sep="\n")
         elif isinstance(value, dict):
             print(f"{name}: " + ", ".join(f"{key} {item:,}" for key, item in value.items()))
         else:
-            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+            print(f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {visible(value)}")

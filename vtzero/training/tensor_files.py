@@ -6,7 +6,7 @@ its format is a JSON header and raw bytes. Knows nothing of models.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vtzero.json_files import parse_object
+
 _DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
+_EXPONENTS: dict[np.dtype, np.uint32 | np.uint16] = {
+    _DTYPES["F32"]: np.uint32(0x7F800000),
+    _DTYPES["BF16"]: np.uint16(0x7F80),
+    _DTYPES["F16"]: np.uint16(0x7C00),
+}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _CHUNK_BYTES = 16 * 2**20
+_LONGEST_HEADER = 100 * 10**6  # the safetensors package reads no more
 
 Shape = tuple[int, ...]
 Index = tuple[slice, ...]
@@ -27,6 +35,7 @@ class StoredTensor:
     """Where the bytes of one tensor are, and what they are."""
 
     file: Path
+    name: str
     offset: int
     dtype: np.dtype
     shape: Shape
@@ -45,39 +54,56 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise ValueError(f"{file}: cut short or not a safetensors file ({size} bytes); fetch it again")
         header = _parse_header(file, stream.read(length))
     header.pop("__metadata__", None)
     start = 8 + length
-    try:
-        tensors = {name: _stored_tensor(file, start, name, entry) for name, entry in header.items()}
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"{file}: not a safetensors file (its header is malformed); fetch it again"
-        ) from None
-    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=start)
+    tensors = sorted(
+        (_stored_tensor(file, start, name, entry) for name, entry in header.items()),
+        key=lambda tensor: (tensor.offset, tensor.nbytes),
+    )
+    _check_cover(file, tensors, start, size)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _check_cover(file: Path, tensors: Sequence[StoredTensor], start: int, size: int) -> None:
+    """The bytes of a file are its tensors, one after the other: no byte is in two, and none is left over."""
+    end = start
+    for tensor in tensors:
+        if tensor.offset != end:
+            raise ValueError(
+                f"{file}: tensor {tensor.name!r} begins at byte {tensor.offset}, where {end} is the next; "
+                "fetch it again"
+            )
+        end += tensor.nbytes
     if end != size:
         raise ValueError(f"{file}: its header promises {end} bytes, but it has {size}; fetch it again")
-    return dict(sorted(tensors.items(), key=lambda item: item[1].offset))
 
 
 def _parse_header(file: Path, raw: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(raw)
-    except ValueError:
-        raise ValueError(f"{file}: not a safetensors file (its header is not JSON); fetch it again") from None
-    if not isinstance(header, dict):
-        raise ValueError(f"{file}: not a safetensors file (its header is not an object); fetch it again")
-    return header
+        return parse_object(raw)
+    except ValueError as error:
+        raise ValueError(f"{file}: not a safetensors file (its header: {error}); fetch it again") from None
 
 
-def _stored_tensor(file: Path, start: int, name: str, entry: Mapping[str, Any]) -> StoredTensor:
-    if entry["dtype"] not in _DTYPES:
+def _stored_tensor(file: Path, start: int, name: str, entry: Any) -> StoredTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        sound = isinstance(dtype, str) and all(
+            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        )
+    except (KeyError, TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise ValueError(
+            f"{file}: not a safetensors file (its header is malformed at {name!r}); fetch it again"
+        ) from None
+    if dtype not in _DTYPES:
         supported = ", ".join(_DTYPES)
-        raise ValueError(f"{file}: tensor {name!r} is {entry['dtype']}, but only {supported} can be read")
-    begin, end = entry["data_offsets"]
-    tensor = StoredTensor(file, start + begin, _DTYPES[entry["dtype"]], tuple(entry["shape"]))
+        raise ValueError(f"{file}: tensor {name!r} is {dtype[:20]}, but only {supported} can be read")
+    tensor = StoredTensor(file, name, start + begin, _DTYPES[dtype], tuple(shape))
     if tensor.nbytes != end - begin:
         raise ValueError(
             f"{file}: tensor {name!r} has {end - begin} bytes, but its shape needs {tensor.nbytes}"
@@ -89,6 +115,8 @@ def read_slice(tensor: StoredTensor, index: Index, out: np.ndarray) -> None:
     """Copy `tensor[index]` into `out`, cast to its dtype; `index` has one slice of step 1 for each axis.
 
     Rows are read in pieces of 16 MiB: no second copy of a tensor is ever held.
+
+    Raises ValueError where a number among them is NaN or infinite, or the file has become shorter.
     """
     rows, *rest = index
     start, stop, _ = rows.indices(tensor.shape[0])
@@ -98,8 +126,16 @@ def read_slice(tensor: StoredTensor, index: Index, out: np.ndarray) -> None:
         count = min(step, stop - first)
         offset = tensor.offset + first * row_count * tensor.dtype.itemsize
         piece = np.fromfile(tensor.file, tensor.dtype, count * row_count, offset=offset)
+        _check_finite(tensor, piece)
         whole_rows = piece.reshape(count, *tensor.shape[1:])
         out[first - start : first - start + count] = whole_rows[(slice(None), *rest)]
+
+
+def _check_finite(tensor: StoredTensor, numbers: np.ndarray) -> None:
+    """By the bits of the exponent: 1.4 ms for 16 MiB of bfloat16, where numpy's isfinite takes 66."""
+    mask = _EXPONENTS[tensor.dtype]
+    if numbers.size and (numbers.view(mask.dtype) & mask).max() == mask:
+        raise ValueError(f"{tensor.file}: tensor {tensor.name!r} holds NaN or infinity; no model can use it")
 
 
 def write_tensors(

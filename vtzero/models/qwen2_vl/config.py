@@ -104,10 +104,13 @@ PUBLISHED = {
 """The published sizes, base and instruct alike (each hub config.json), for planning without a file."""
 
 
-_VISION_FIELDS: tuple[str, ...] = ("depth", "embed_dim", "hidden_size", "mlp_ratio", "num_heads")
-_VISION_FIELDS += ("patch_size", "spatial_merge_size", "temporal_patch_size")
-_TEXT_FIELDS: tuple[str, ...] = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-_TEXT_FIELDS += ("num_attention_heads", "num_key_value_heads", "rms_norm_eps")
+_MOST = {"vocab_size": 2**24, "hidden_size": 2**17, "intermediate_size": 2**20, "num_hidden_layers": 1024}
+_MOST |= {"num_attention_heads": 4096, "num_key_value_heads": 4096}
+_MOST_OF_VISION = {"depth": 1024, "embed_dim": 2**17, "hidden_size": 2**17, "num_heads": 4096}
+_MOST_OF_VISION |= {"patch_size": 1024, "spatial_merge_size": 64, "temporal_patch_size": 64}
+"""The largest sizes that are believed, far beyond any model: what is made of a config is made of them."""
+_MOST_CHANNELS = 64
+_STORED_DTYPES = ("float32", "bfloat16", "float16")
 _TOKEN_FIELDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 
 
@@ -119,8 +122,9 @@ def parse_config(raw: Mapping[str, Any]) -> Qwen2VLConfig:
     if raw.get("model_type") != "qwen2_vl":
         kind = raw.get("model_type")
         raise ValueError(f"config.json: model_type is {kind!r}, but only 'qwen2_vl' is supported")
-    text = raw.get("text_config") or raw
-    vision = _required(raw, "vision_config", "config.json")
+    text = _section(raw, "text_config") or raw
+    _required(raw, "vision_config")
+    vision = _section(raw, "vision_config")
     # Older versions of transformers wrote it inside text_config; a true in either place ties.
     tied = raw.get("tie_word_embeddings") or text.get("tie_word_embeddings")
     config = Qwen2VLConfig(
@@ -129,7 +133,7 @@ def parse_config(raw: Mapping[str, Any]) -> Qwen2VLConfig:
         tie_word_embeddings=bool(tied),
         # transformers 5 writes `dtype`, as versions before it wrote `torch_dtype`.
         stored_dtype=raw.get("dtype") or raw.get("torch_dtype") or "float32",
-        **{name: int(raw[name]) for name in _TOKEN_FIELDS if name in raw},
+        **{name: _size(raw, name, _MOST["vocab_size"], least=0) for name in _TOKEN_FIELDS if name in raw},
     )
     _check(config)
     return config
@@ -140,30 +144,72 @@ def _parse_text(raw: Mapping[str, Any]) -> TextConfig:
         raise ValueError("config.json: use_sliding_window is true, but sliding attention is not supported")
     if raw.get("hidden_act", "silu") != "silu":
         raise ValueError(f"config.json: hidden_act is {raw['hidden_act']!r}, but the decoder uses 'silu'")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    rope = _section(raw, "rope_parameters") or _section(raw, "rope_scaling")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("mrope", "default"):
         raise ValueError(f"config.json: rope type {kind!r} is not supported; Qwen2-VL uses 'mrope'")
-    fields = {name: _required(raw, name, "config.json") for name in _TEXT_FIELDS}
-    theta = rope.get("rope_theta", raw.get("rope_theta", 1000000.0))
-    section = tuple(rope.get("mrope_section", (16, 24, 24)))
-    return TextConfig(rope_theta=float(theta), mrope_section=section, **fields)
+    theta = rope if "rope_theta" in rope else raw
+    return TextConfig(
+        rope_theta=_number(theta, "rope_theta", 1000000.0),
+        rms_norm_eps=_number(raw, "rms_norm_eps"),
+        mrope_section=_mrope_section(rope.get("mrope_section", [16, 24, 24])),
+        **{name: _size(raw, name, most) for name, most in _MOST.items()},
+    )
 
 
 def _parse_vision(raw: Mapping[str, Any]) -> VisionConfig:
     if raw.get("hidden_act", "quick_gelu") != "quick_gelu":
         raise ValueError(f"config.json: vision hidden_act {raw['hidden_act']!r} is not supported")
-    fields = {name: raw[name] for name in _VISION_FIELDS if name in raw}
     # The hub's files call it in_chans; transformers writes in_channels.
-    channels = raw.get("in_channels", raw.get("in_chans", 3))
-    theta = (raw.get("rope_parameters") or {}).get("rope_theta", 10000.0)
-    return VisionConfig(in_channels=int(channels), rope_theta=float(theta), **fields)
+    channels = "in_channels" if "in_channels" in raw else "in_chans"
+    return VisionConfig(
+        in_channels=_size(raw, channels, _MOST_CHANNELS) if channels in raw else 3,
+        rope_theta=_number(_section(raw, "rope_parameters"), "rope_theta", 10000.0),
+        mlp_ratio=_number(raw, "mlp_ratio", 4, most=64),
+        **{name: _size(raw, name, most) for name, most in _MOST_OF_VISION.items() if name in raw},
+    )
 
 
-def _required(raw: Mapping[str, Any], name: str, where: str) -> Any:
+def _mrope_section(value: Any) -> tuple[int, int, int]:
+    parts = value if isinstance(value, list) else []
+    if len(parts) != 3 or not all(type(part) is int and part > 0 for part in parts):
+        raise ValueError(f"config.json: mrope_section is {_shown(value)}; it must be three whole numbers")
+    time, height, width = parts
+    return time, height, width
+
+
+def _required(raw: Mapping[str, Any], name: str) -> Any:
     if name not in raw:
-        raise ValueError(f"{where}: the key {name!r} is missing")
+        raise ValueError(f"config.json: the key {name!r} is missing")
     return raw[name]
+
+
+def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = raw.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"config.json: {name} is {_shown(value)}; it must be an object")
+    return value
+
+
+def _size(raw: Mapping[str, Any], name: str, most: int, least: int = 1) -> int:
+    value = _required(raw, name)
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(
+            f"config.json: {name} is {_shown(value)}; it must be a whole number from {least} to {most}"
+        )
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str, default: float | None = None, most: float = 1e12) -> float:
+    value = _required(raw, name) if default is None else raw.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-12 <= value <= most:
+        raise ValueError(f"config.json: {name} is {_shown(value)}; it must be from 1e-12 to {most:g}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    too_long = isinstance(value, int) and abs(value) > 10**80
+    return "a number of very many digits" if too_long else repr(value)[:80]
 
 
 def _check(config: Qwen2VLConfig) -> None:
@@ -172,6 +218,15 @@ def _check(config: Qwen2VLConfig) -> None:
         raise ValueError(
             f"config.json: mrope_section {text.mrope_section} must add up to half of {text.head_dim}"
         )
+    if text.hidden_size % text.num_attention_heads:
+        raise ValueError("config.json: hidden_size must be a multiple of num_attention_heads")
+    if vision.embed_dim % (4 * vision.num_heads):
+        raise ValueError("config.json: vision embed_dim must be a multiple of 4 * num_heads")
+    if config.stored_dtype not in _STORED_DTYPES:
+        allowed = ", ".join(_STORED_DTYPES)
+        raise ValueError(f"config.json: dtype is {_shown(config.stored_dtype)}; it must be one of {allowed}")
+    if (last := max(config.vision_token_ids)) >= text.vocab_size:
+        raise ValueError(f"config.json: the vision token {last} is not below vocab_size {text.vocab_size}")
     if text.num_attention_heads % text.num_key_value_heads:
         raise ValueError("config.json: num_attention_heads must be a multiple of num_key_value_heads")
     if vision.hidden_size != text.hidden_size:
