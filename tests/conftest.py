@@ -5,7 +5,16 @@ Else every process prints warnings on a machine that has no TPU. Where there is 
 
 from glob import glob
 
+import pytest
+
+from vtzero.data import retries
 from vtzero.planning.environment import prepare_compiler
 
 if not glob("/dev/accel*") and not glob("/dev/vfio/*"):
     prepare_compiler()
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits_to_ask_again(monkeypatch):
+    """A network that a test takes away does not come back."""
+    monkeypatch.setattr(retries, "sleep", lambda _: None)

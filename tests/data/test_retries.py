@@ -21,7 +21,7 @@ from vtzero.data.rows import RowError
 def waited(monkeypatch):
     """The seconds that were waited, which take no time here."""
     seconds = []
-    monkeypatch.setattr(retries.time, "sleep", seconds.append)
+    monkeypatch.setattr(retries, "sleep", seconds.append)
     return seconds
 
 

@@ -2,8 +2,8 @@
 
 import random
 import sys
-import time
 from collections.abc import Callable, Iterator
+from time import sleep
 from typing import TypeVar
 
 Answer = TypeVar("Answer")
@@ -31,7 +31,7 @@ def with_retries(ask: Callable[[], Answer], what: str) -> Answer:
             seconds = wait * random.uniform(1, 1.5)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             print(f"{what}: {reason}; asked again in {seconds:.0f} s", file=sys.stderr, flush=True)
-            time.sleep(seconds)
+            sleep(seconds)
     return ask()
 
 
