@@ -129,10 +129,16 @@ def evaluate_model(
     mesh = mesh_of_all(model_folder(settings.model))
     model = LoadedModel(_as_trained(settings), mesh)
     used = _used(model, benchmark, settings, asked)
-    files = ask_first(
-        lambda: None if out is None else ResultFiles(out, benchmark.name, 0, used, overwrite=overwrite)
-    )
-    figures = ask_first(lambda: None if files is None else files.figures())
+    opened: list[ResultFiles] = []  # in the first process alone
+
+    def figures_there() -> dict[str, Any] | None:
+        if out is None:
+            return None
+        opened.append(ResultFiles(out, benchmark.name, 0, used, overwrite=overwrite))
+        return opened[0].figures()
+
+    figures = ask_first(figures_there)
+    files = opened[0] if opened else None
     if figures is None:
         result = _evaluate(model, mesh, benchmark, asked, files)
         _check_asked(asked.benchmark, result)
@@ -160,7 +166,7 @@ def _evaluate(
             parameters=greedy(model.processor, asked.repetition_penalty),
             forced_opening=asked.opening,
             done=done,
-            on_batch=files.append if files is not None and is_first() else None,
+            on_batch=None if files is None else files.append,
         )
 
 
