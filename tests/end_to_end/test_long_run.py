@@ -14,7 +14,7 @@ STEPS, SETTLED = 2000, 200
 SETTINGS = {
     "max_steps": STEPS,
     "save_steps": 50,
-    "eval_steps": 200,
+    "eval_steps": 50,
     "max_completion_length": 8,
     "max_prompt_length": 200,
 }

@@ -89,7 +89,7 @@ def _initialize(options: Mapping[str, Any]) -> None:
     def initialize() -> None:
         try:
             jax.distributed.initialize(
-                initialization_timeout=2 * JOIN_SECONDS,
+                initialization_timeout=JOIN_SECONDS + 60,
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=GOODBYE_SECONDS,
                 **options,
