@@ -124,6 +124,7 @@ def test_a_file_of_rewards_is_run_only_where_it_is_named(tmp_path, monkeypatch, 
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_no_token_of_the_environment_is_in_what_a_run_writes_or_says(tmp_path, monkeypatch, capsys):
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")
     for name in names:

@@ -14,6 +14,14 @@ from fixtures.tiny_folder import make_tiny_folder
 from vtzero.config import RunConfig, load_config
 
 FOLDER = Path(__file__).parents[2] / "configs"
+# Rows whose programs and rewards are those of a row that is not here.
+LIKE_ANOTHER = {
+    "instruct_rl_answer_only",
+    "instruct_rl_freeze_llm",
+    "instruct_rl_length_reward",
+    "open_r1_multimodal_7b",
+    "r1_v_geoqa",
+}
 ROWS_OF_PAPERS = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.startswith("tiny"))
 NAMES = {
     "visualthinker_r1_zero",
@@ -88,7 +96,14 @@ def test_a_row_is_planned_without_weights(path, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("path", ROWS_OF_PAPERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.stem in LIKE_ANOTHER else [])
+        for path in ROWS_OF_PAPERS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_row_trains_two_steps(path, model, tmp_path):
     config = load_config(path)
     settings = SMALL | {"model": model, "output_dir": tmp_path / "run", "data": local(config, tmp_path)}

@@ -22,14 +22,15 @@ def straight(base):
 
 # What a run of 6 MB cannot write: its first figures; its first checkpoint; its second beside the first; and
 # its last, which replaces others only once it is whole.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "saved"),
     [
-        pytest.param(16 * KIB, None, marks=pytest.mark.slow),
-        pytest.param(300 * KIB, None, marks=pytest.mark.slow),
+        (16 * KIB, None),
+        (300 * KIB, None),
         (2600 * KIB, 2),
-        pytest.param(4300 * KIB, 4, marks=pytest.mark.slow),
-        pytest.param(5500 * KIB, 6, marks=pytest.mark.slow),
+        (4300 * KIB, 4),
+        (5500 * KIB, 6),
     ],
 )
 def test_a_full_disk_costs_the_time_since_the_last_checkpoint(base, straight, tmp_path, size, saved):
