@@ -14,6 +14,7 @@ DONE, FAILED, MISTAKE, GOES_ON, INTERRUPTED = 0, 1, 2, 75, 130
 """75 is EX_TEMPFAIL of sysexits.h: the same command goes on."""
 
 _MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
+_LONGEST_REASON = 200
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -28,9 +29,20 @@ def described(error: Exception) -> tuple[int, str | None]:
         return FAILED, line
     if (full := full_disk(error)) is not None:
         return FAILED, full
+    if (broken := _broken_connection(error)) is not None:
+        return FAILED, f"another process of this job is gone ({broken}); its own output says why"
     if isinstance(error, _MISTAKES) and _raised_here(error):
         return MISTAKE, line
     return FAILED, None
+
+
+def _broken_connection(error: BaseException) -> str | None:
+    """What a collective of CPUs says when a process at the other end of it has ended."""
+    for one in _chain(error):
+        said = one_line(one)
+        if "Gloo" in said and any(way in said for way in ("reset by peer", "closed by peer", "Broken pipe")):
+            return said[:_LONGEST_REASON]
+    return None
 
 
 def report_unraised(unraised: Any) -> None:

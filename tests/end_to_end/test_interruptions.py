@@ -47,6 +47,10 @@ def parity(completions, **columns):
     Path(os.environ["SIGNALS"], f"scored-{calls}-{os.environ['JAX_PROCESS_ID']}").touch()
     return scored
 """
+GONE = (
+    "Terminating process because the JAX distributed service detected fatal errors",
+    "another process of this job is gone",
+)
 OF_THE_MACHINE = ("timing_s/", "perf/", "compile/", "tokens_per")
 
 
@@ -130,7 +134,8 @@ def test_a_killed_process_ends_the_job_which_goes_on_with_nothing_lost(
     assert holds(tmp_path)
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] not in (0, -signal.SIGKILL)
-    assert "Terminating process because the JAX distributed service detected fatal errors" in job.said()
+    # The other one hears of it from the coordinator, or from a collective that breaks off.
+    assert any(words in job.logs[1 - victim].read_text() for words in GONE)
     assert not (tmp_path / "run" / "summary.json").exists()
     # It goes on from a checkpoint that was finished before.
     assert 1 <= Checkpoints(tmp_path / "run" / "checkpoints", keep=None).latest_step() <= 2
