@@ -24,11 +24,15 @@ SETTINGS = {
     "max_completion_length": 6,
     "max_prompt_length": 200,
     "lr_scheduler_type": "constant",
-    "learning_rate": 1e-3,
-    "reward_funcs": "[format_paper]",
+    "learning_rate": 1e-5,
     "mesh.data": 1,
     "mesh.fsdp": -1,
 }
+# Answers of one group must differ in reward, else there is nothing to learn and nothing to compare.
+REWARD = """
+def parity(completions, **columns):
+    return [float(sum(map(ord, text)) % 2) for text in completions]
+"""
 # What a run restores it saves again, from wherever its mesh put it.
 MOVE = """
 import sys
@@ -74,11 +78,13 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("moves")
     make_tiny_folder(folder / "model", num_hidden_layers=1)
     (folder / "move.py").write_text(MOVE)
+    (folder / "own.py").write_text(REWARD)
     return folder
 
 
 def train(base: Path, folder: Path, steps: int, *, count: int, devices: int) -> None:
     own = {"model": base / "model", "output_dir": folder, "max_steps": steps}
+    own |= {"reward_funcs": f"[{base}/own.py:parity]"}
     Job(count, ["train", CONFIG, *options(**SETTINGS | own)], base, devices=devices).run()
 
 
@@ -102,6 +108,7 @@ def test_a_checkpoint_moves_between_devices_and_processes_and_back(base, tmp_pat
     train(base, run, 4, **TWO)
     train(base, run, 6, **EIGHT)
     train(base, tmp_path / "unbroken", 6, **EIGHT)
+    assert max(step["grad_norm"] for step in read_metrics(run)) > 0.1
     for one, other in zip(read_metrics(run), read_metrics(tmp_path / "unbroken"), strict=True):
         assert numbers(one) == pytest.approx(numbers(other), rel=1e-5, abs=1e-6)
     for step in range(1, 7):
