@@ -148,7 +148,7 @@ VALUES: dict[str, str] = {
     "max_bad_steps: 0": "max_bad_steps is 0",
     "max_logp_difference: 0": "above 0, or null for no bound",
     "max_rejected_share: 1.1": "max_rejected_share is 1.1; it must be in [0, 1]",
-    "max_unscored_share: -0.1": "max_unscored_share is -0.1",
+    "max_failed_share: -0.1": "max_failed_share is -0.1",
     "output_dir: ''": "output_dir is ''; it must be the path of a folder",
     "output_dir: null": "output_dir is None; it must be text",
     'output_dir: "a\\0b"': "output_dir is 'a\\x00b'; it must be text in one line",

@@ -18,9 +18,12 @@ def raised_by(error: Exception, cause: Exception | None = None) -> Exception:
     ("error", "line"),
     [
         (RunFailedError("five steps\nin a row"), "five steps in a row"),
-        (OSError(errno.ENOSPC, "No space left on device", "a.json"), "No space left on device"),
-        (OSError(errno.EROFS, "Read-only file system"), "Read-only file system"),
-        (ValueError('RESOURCE_EXHAUSTED: "a/b": No space left on device [28]'), "No space left on device"),
+        (OSError(errno.ENOSPC, "No space left", "a.json"), "cannot write (a.json: No space left on device)"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot write (Read-only file system)"),
+        (
+            ValueError('RESOURCE_EXHAUSTED: "a/b": No space left on device [28]'),
+            "cannot write (No space left on device)",
+        ),
         (
             ValueError("UNKNOWN: Gloo AllGather failed: Read error [127.0.0.1]:1: Connection reset by peer"),
             "another process of this job is gone (UNKNOWN: Gloo AllGather failed: Read error "

@@ -38,7 +38,7 @@ def test_what_is_only_read_stays_as_it_is(text):
 def test_a_message_is_one_line_without_secrets():
     token = "hf_" + "a1B2" * 8
     said = f"no\n file\tat https://me:secret@host/x ({token}) or s3://key:other@b \x1b[0m"
-    assert one_line(said) == "no file at https:/***@host/x (***) or s3:/***@b \\x1b[0m"
+    assert one_line(said) == "no file at https://***@host/x (***) or s3://***@b \\x1b[0m"
 
 
 def test_tables_show_the_names_of_tasks(capsys):

@@ -227,6 +227,8 @@ def _join(known: argparse.Namespace) -> None:
         from vtzero.parallel.processes import start
 
         start()
+        # JAX's own handler only makes a note of SIGTERM, and the process would go on until it is killed.
+        _hear_signals()
 
 
 def _config(known: argparse.Namespace, rest: list[str]) -> RunConfig:
@@ -260,8 +262,6 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     # Before the config is read: the others would wait for one that failed and never joined.
     _join(known)
     config = _config(known, rest)
-    # Once more: JAX's own handler only makes a note of it, and the process would go on until it is killed.
-    _hear_signals()
     return train(config, quiet=known.quiet)
 
 
@@ -271,7 +271,6 @@ def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
     keep_programs()
     _join(known)
-    _hear_signals()
     asked = EvalSettings(
         benchmark=known.benchmark,
         limit=known.limit,

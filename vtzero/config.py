@@ -142,7 +142,7 @@ class RunConfig:
     max_bad_steps: Steps = 5
     max_logp_difference: Annotated[float, Range(1e-9, _MOST, "above 0, or null for no bound")] | None = 0.05
     max_rejected_share: Share = 0.5
-    max_unscored_share: Share = 0.25
+    max_failed_share: Share = 0.25
 
     # Evaluation, logs, checkpoints
     eval_data: str | None = "scenes"

@@ -27,12 +27,12 @@ def described(error: Exception) -> tuple[int, str | None]:
     line = one_line(error)
     if isinstance(error, RunFailedError | ChildProcessError):
         return FAILED, line
-    if (full := full_disk(error)) is not None:
-        return FAILED, full
-    if (broken := _broken_connection(error)) is not None:
-        return FAILED, f"another process of this job is gone ({broken}); its own output says why"
     if isinstance(error, _MISTAKES) and _raised_here(error):
         return MISTAKE, line
+    if (full := full_disk(error)) is not None:
+        return FAILED, f"cannot write ({full})"
+    if (broken := _broken_connection(error)) is not None:
+        return FAILED, f"another process of this job is gone ({broken}); its own output says why"
     return FAILED, None
 
 
@@ -56,14 +56,15 @@ def report_unraised(unraised: Any) -> None:
 
 
 def full_disk(error: BaseException) -> str | None:
-    """What the system said, where it could not store something for want of space or permission to.
+    """The file, where it is known, and what the system said that could not store it.
 
     Orbax' own writers pass the system's words on in errors of other kinds.
     """
     for one in _chain(error):
         for number in _OF_THE_DISK:
             if getattr(one, "errno", None) == number or os.strerror(number) in str(one):
-                return os.strerror(number)
+                name = getattr(one, "filename", None)
+                return os.strerror(number) if name is None else f"{name}: {os.strerror(number)}"
     return None
 
 

@@ -77,6 +77,9 @@ def test_an_image_that_never_comes_is_given_up_with_its_reason(server, tmp_path,
         fetched_image(f"{server.address}/a.png", tmp_path)
     assert len(server.asked) == len(WAITS) + 1
     assert len(waited) == len(WAITS)
+    with pytest.raises(RowError, match="503"):
+        fetched_image(f"{server.address}/b.png", tmp_path)
+    assert len(server.asked) == len(WAITS) + 2  # the host's further images are asked for once
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

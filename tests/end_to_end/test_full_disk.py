@@ -40,10 +40,9 @@ def test_a_full_disk_costs_the_time_since_the_last_checkpoint(base, straight, tm
         code, said = base.run(out)
         assert code == 1
         goes_on = f"the same command goes on after step {saved}" if saved else "nothing was saved yet"
-        assert said.startswith(
-            f"vtzero train: {out} cannot be written to: No space left on device; make room; {goes_on}"
-        )
-        assert len(said.splitlines()) == 1
+        (line,) = said.splitlines()
+        assert line.startswith("vtzero train: cannot write (")
+        assert f"No space left on device); make room; {goes_on}" in line
         assert Checkpoints(out / "checkpoints", keep=None).latest_step() == saved
         enlarge(out, ROOM)
         assert base.run(out) == (0, "")

@@ -27,6 +27,10 @@ SMALL = Qwen2VLConfig(
         mrope_section=(8, 12, 12),
     ),
     vision=VisionConfig(depth=2, embed_dim=128, hidden_size=256, num_heads=4),
+    image_token_id=4092,
+    video_token_id=4093,
+    vision_start_token_id=4094,
+    vision_end_token_id=4095,
 )
 READ = """
 import sys

@@ -12,7 +12,7 @@ DRAWN = {"samples": 10, "completions": 40}
 
 def metrics(**changed: float) -> dict[str, float]:
     sound = {"loss": 0.5, "grad_norm": 1.0, "skipped_updates": 0.0, GAP: 0.001, "rejected_samples": 0.0}
-    return sound | {"unscored_completions": 0.0} | changed
+    return sound | {"failed_completions": 0.0} | changed
 
 
 def skipped() -> dict[str, float]:
@@ -40,6 +40,20 @@ def test_sampler_and_trainer_apart_are_warned_of_and_then_end_the_run():
         watch.look(3, metrics(**{GAP: 0.07}), **DRAWN)
 
 
+def test_a_difference_that_is_no_number_is_too_large():
+    watch = Watch(WatchSettings(max_bad_steps=2))
+    (warning,) = watch.look(1, metrics(**{GAP: np.nan}), **DRAWN)
+    assert "differ by nan a token" in warning
+    with pytest.raises(BrokenRunError):
+        watch.look(2, metrics(**{GAP: np.nan}), **DRAWN)
+
+
+def test_completions_that_a_reward_has_no_score_for_are_no_failures():
+    watch = Watch(WatchSettings(max_failed_share=0.1))
+    unscored = metrics(unscored_completions=20.0)
+    assert all(watch.look(index, unscored, **DRAWN) == [] for index in range(1, 50))
+
+
 def test_without_a_bound_no_difference_is_too_large():
     watch = Watch(WatchSettings(max_logp_difference=None))
     assert all(watch.look(index, metrics(**{GAP: 3.0}), **DRAWN) == [] for index in range(1, 20))
@@ -52,7 +66,7 @@ def test_supervised_steps_have_no_sampler():
 
 @pytest.mark.parametrize(
     ("name", "limit", "a_step"),
-    [("rejected_samples", "max_rejected_share", 10), ("unscored_completions", "max_unscored_share", 40)],
+    [("rejected_samples", "max_rejected_share", 10), ("failed_completions", "max_failed_share", 40)],
 )
 def test_too_large_a_share_ends_the_run_once_there_is_enough_to_judge(name, limit, a_step):
     """5 % are borne under a limit of 10 %; half are not."""
@@ -66,15 +80,15 @@ def test_too_large_a_share_ends_the_run_once_there_is_enough_to_judge(name, limi
 
 
 def test_a_few_bad_samples_at_the_start_end_nothing():
-    watch = Watch(WatchSettings(max_rejected_share=0.1, max_unscored_share=0.1))
-    bad = metrics(rejected_samples=10.0, unscored_completions=40.0)
+    watch = Watch(WatchSettings(max_rejected_share=0.1, max_failed_share=0.1))
+    bad = metrics(rejected_samples=10.0, failed_completions=40.0)
     for index in range(1, LEAST // DRAWN["completions"]):
         watch.look(index, bad, **DRAWN)
 
 
 def test_a_run_that_goes_on_is_ended_where_it_would_have_been():
     """Its memory is saved in JSON after every step, and read again."""
-    settings = WatchSettings(max_bad_steps=3, max_rejected_share=0.3, max_unscored_share=0.3)
+    settings = WatchSettings(max_bad_steps=3, max_rejected_share=0.3, max_failed_share=0.3)
     random = np.random.default_rng(1)
     steps = [
         skipped() if random.random() < 0.3 else metrics(rejected_samples=float(random.integers(8)))

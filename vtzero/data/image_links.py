@@ -9,13 +9,15 @@ import urllib.request
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from vtzero.data.images import open_image
-from vtzero.data.retries import with_retries
+from vtzero.data.retries import may_pass, with_retries
 from vtzero.data.rows import RowError
 from vtzero.data.whole_files import written_whole
 
 _TIMEOUT_SECONDS = 30
+_SILENT_HOSTS: set[str] = set()
 _MOST_BYTES = 2**28
 _LONGEST_NAME = 200
 """Of 255 bytes that file systems allow."""
@@ -47,12 +49,25 @@ def _fetch(link: str) -> bytes:
     if not link.startswith(("http://", "https://")):
         raise RowError(f"{link!r} is not a link that starts with http:// or https://")
     try:
-        data = with_retries(lambda: _read(link), link)
+        data = _asked(link)
     except (OSError, ValueError, HTTPException) as error:
         raise RowError(f"{link} could not be fetched ({' '.join(str(error).split())})") from error
     if len(data) > _MOST_BYTES:
         raise RowError(f"{link} gives more than {_MOST_BYTES} bytes, and no image")
     return data
+
+
+def _asked(link: str) -> bytes:
+    """With retries, until a host has not answered in all of them: a data set has thousands of its links."""
+    host = urlsplit(link).netloc
+    if host in _SILENT_HOSTS:
+        return _read(link)
+    try:
+        return with_retries(lambda: _read(link), link)
+    except Exception as error:
+        if may_pass(error):
+            _SILENT_HOSTS.add(host)
+        raise
 
 
 def _read(link: str) -> bytes:

@@ -15,6 +15,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from vtzero.json_files import read_object
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, parse_config
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MOST_PIXELS = 2**30
 _RESAMPLES = range(6)  # PIL's numbers
 
@@ -35,8 +36,9 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
         raise FileNotFoundError(f"{folder}: neither tokenizer.json nor vocab.json is there")
-    for path in folder.glob("*token*.json"):
-        read_object(path)  # their own readers name no file
+    for name in _TOKENIZER_FILES:
+        if (folder / name).is_file():
+            read_object(folder / name)  # their own readers name no file
     try:
         # Said outright: left open, transformers would ask at the terminal whether to run a folder's code.
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -260,7 +260,9 @@ def _text(row: Row, name: str) -> str:
 
 def _optional(row: Row, name: str) -> str:
     """As `_text`, "" where there is none; it names things in messages and tables, so it is one line."""
-    return "" if row.get(name) in (None, "") else one_line(_text(row, name))
+    value = row.get(name)
+    nothing = value is None or value != value or (isinstance(value, str) and not value.strip())
+    return "" if nothing else one_line(_text(row, name))
 
 
 def _texts(row: Row, name: str) -> list[str]:

@@ -4,10 +4,11 @@ Prompts are prepared in a thread while the batch before is asked. Which items ca
 on, so that all ask the same batches, and those of one process alone. Knows no model and no scores of answers.
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from threading import Event
 from typing import TypeVar
 
 from jax.sharding import Mesh
@@ -62,6 +63,7 @@ class Questions:
         self._buckets, self._batch_size = buckets, batch_size
         self._mesh, self._share, self._done = mesh, share, done
         self._prepared: dict[int, PreparedPrompt] = {}
+        self._given_up = Event()
 
     def batches(self) -> Iterator[Batch]:
         """Batches of the questions that can be asked; all are full but the last."""
@@ -97,14 +99,27 @@ class Questions:
         numbers = (number for number in range(len(self._benchmark.examples)) if number not in self._done)
         parts = iter(lambda: list(islice(numbers, self._batch_size)) or None, None)
         # The messages of processes have an order, and so are sent from this thread and not from that one.
-        for own in _one_ahead(map(self._own_of, parts)):
+        for own in self._one_ahead(map(self._own_of, parts)):
             told = {number: row for read in self._share.gather(own) for number, row in read.items()}
             yield from (told[number] for number in sorted(told))
 
     def _own_of(self, numbers: Sequence[int]) -> dict[int, Question | Rejected]:
         """Of the items with these numbers those that stand in this process's rows if none is set aside."""
         rows = (row for row in self._share.rows(self._batch_size) if row < len(numbers))
-        return {number: self._read(number) for number in map(numbers.__getitem__, rows)}
+        own = map(numbers.__getitem__, rows)
+        return {number: self._read(number) for number in own if not self._given_up.is_set()}
+
+    def _one_ahead(self, made: Iterator[Made]) -> Iterator[Made]:
+        """The same, each made in a thread while the one before it is in use."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as pool:
+            try:
+                coming = pool.submit(next, made, None)
+                while (one := coming.result()) is not None:
+                    coming = pool.submit(next, made, None)
+                    yield one
+            except BaseException:
+                self._given_up.set()  # else what is being read, over a slow network too, would be waited for
+                raise
 
     def _prompt(self, number: int) -> PreparedPrompt:
         if number not in self._prepared and isinstance(fault := self._read(number), Rejected):
@@ -140,13 +155,3 @@ def filled_up(questions: Sequence[Question], batch_size: int) -> list[Question]:
 def _source(example: Example) -> str | None:
     source = example.columns.get("source")
     return source if isinstance(source, str) else None
-
-
-def _one_ahead(made: Iterator[Made]) -> Iterator[Made]:
-    """The same, each made in a thread while the one before it is in use."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare") as pool:
-        next_one: Callable[[], Made | None] = lambda: next(made, None)  # noqa: E731
-        coming = pool.submit(next_one)
-        while (one := coming.result()) is not None:
-            coming = pool.submit(next_one)
-            yield one

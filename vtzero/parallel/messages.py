@@ -54,11 +54,16 @@ def ask_first(ask: Callable[[], Value]) -> Value:
     try:
         answer = ask() if jax.process_index() == 0 else None
     except ValueError as error:
-        mistake = error
+        mistake = error if _can_be_told(error) else ValueError(str(error))
     answer, mistake = tell_all((answer, mistake))[0]
     if mistake is not None:
         raise mistake
     return answer
+
+
+def _can_be_told(error: ValueError) -> bool:
+    """Whether its kind is known to the others' reader of messages; a library's is not."""
+    return type(error).__module__.split(".")[0] in ("builtins", "vtzero")
 
 
 def _collected(name: str, value: Any, tellers: Collection[int]) -> list[Any] | None:

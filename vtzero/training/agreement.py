@@ -8,7 +8,7 @@ from vtzero.parallel.messages import tell_all
 
 FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", "save_total_limit")
 FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accumulation_steps", "attention")
-FREE_TO_CHANGE += ("max_bad_steps", "max_logp_difference", "max_rejected_share", "max_unscored_share")
+FREE_TO_CHANGE += ("max_bad_steps", "max_logp_difference", "max_rejected_share", "max_failed_share")
 FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
 
 

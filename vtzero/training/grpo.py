@@ -243,6 +243,8 @@ class GRPO:
         metrics |= self._throughput(begun, tokens, metrics)
         metrics["rejected_samples"] = float(len(batch.rejected))
         metrics["unscored_completions"] = float(np.isnan(scored.rewards.total).sum())
+        failed = {failure.sample_index for failure in scored.rewards.failures} - {None}
+        metrics["failed_completions"] = float(len(failed))
         metrics["reward_failures"] = float(len(scored.rewards.failures))
         metrics |= failure_metrics(names, scored.rewards.failures)
         logged = self._config.log_completions and self._is_logged(begun.index)

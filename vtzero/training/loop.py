@@ -64,8 +64,7 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     except Exception as error:
         if (full := full_disk(error)) is None:
             raise
-        way_out = f"make room; {_goes_on(config, folder)}"
-        raise RunFailedError(f"{folder} cannot be written to: {full}; {way_out}") from error
+        raise RunFailedError(f"cannot write ({full}); make room; {_goes_on(config, folder)}") from error
 
 
 def _goes_on(config: RunConfig, folder: Path) -> str:

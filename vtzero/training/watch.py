@@ -28,13 +28,13 @@ class WatchSettings:
     max_bad_steps: steps in a row that skip an update, or whose log-probabilities are too far apart.
     max_logp_difference: between sampler and trainer, mean over the tokens of a step; None for any.
     max_rejected_share: of the samples that are drawn.
-    max_unscored_share: of the completions.
+    max_failed_share: of the completions, those that a reward should have scored and did not.
     """
 
     max_bad_steps: int = 5
     max_logp_difference: float | None = 0.05
     max_rejected_share: float = 0.5
-    max_unscored_share: float = 0.25
+    max_failed_share: float = 0.25
 
 
 class Watch:
@@ -44,7 +44,7 @@ class Watch:
         self._settings = settings
         self._skipped, self._apart = 0, 0
         self._rejected = _Share()
-        self._unscored = _Share()
+        self._failed = _Share()
 
     def look(self, index: int, metrics: Mapping[str, float], *, samples: int, completions: int) -> list[str]:
         """Warnings about step `index`, which asked `samples` prompts for `completions` in all.
@@ -53,7 +53,7 @@ class Watch:
         """
         rejected = int(metrics["rejected_samples"])
         self._rejected.add(rejected, samples + rejected)
-        self._unscored.add(int(metrics.get("unscored_completions", 0)), completions)
+        self._failed.add(int(metrics.get("failed_completions", 0)), completions)
         warnings = [*self._broken(index, metrics), *self._far_apart(index, metrics)]
         self._check_shares(index)
         return warnings
@@ -74,7 +74,7 @@ class Watch:
 
     def _far_apart(self, index: int, metrics: Mapping[str, float]) -> Iterator[str]:
         bound, gap = self._settings.max_logp_difference, metrics.get(GAP, 0.0)
-        if bound is None or not gap > bound:
+        if bound is None or gap <= bound:
             self._apart = 0
             return
         self._apart += 1
@@ -92,7 +92,7 @@ class Watch:
     def _check_shares(self, index: int) -> None:
         for share, limit, what, look_at in (
             (self._rejected, "max_rejected_share", "samples were set aside", "the data"),
-            (self._unscored, "max_unscored_share", "completions have no score", "the rewards"),
+            (self._failed, "max_failed_share", "completions had a reward that failed", "the rewards"),
         ):
             if share.value() > (allowed := getattr(self._settings, limit)):
                 raise BrokenRunError(
@@ -106,13 +106,13 @@ class Watch:
             "skipped": self._skipped,
             "apart": self._apart,
             "rejected": self._rejected.state(),
-            "unscored": self._unscored.state(),
+            "failed": self._failed.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Remember what `state` gave."""
         self._skipped, self._apart = int(state["skipped"]), int(state["apart"])
-        self._rejected, self._unscored = _Share(state["rejected"]), _Share(state["unscored"])
+        self._rejected, self._failed = _Share(state["rejected"]), _Share(state["failed"])
 
 
 class _Share:
