@@ -6,7 +6,7 @@ import unicodedata
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _KEPT = {"\n", "\t", "\u200c", "\u200d"}
 """Persian and Hindi are written with the joiners, and emoji are made with them; no terminal obeys them."""
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}")
+_SECRETS = re.compile(r"(?:(?<=:/)|(?<=://))[^/\s@]+(?=@)|\bhf_[A-Za-z0-9]{8,}")
 
 
 def visible(text: object) -> str:

@@ -162,7 +162,7 @@ def test_a_tokenizer_cut_short_is_one_line(model, tmp_path):
     path = broken / "tokenizer.json"
     path.write_bytes(path.read_bytes()[:-200])
     _, error = vtzero("sample", "Why?", "--model", broken, code=2)
-    assert "tokenizer files cannot be read" in error
+    assert "broken/tokenizer.json: not JSON" in error
     assert len(error.splitlines()) == 1
 
 

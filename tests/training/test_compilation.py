@@ -53,9 +53,10 @@ def metrics(tmp_path_factory):
         prompts_per_step=2,
         num_generations=8,
         packing=True,
-        completion_length_buckets=(24, 8),
+        completion_length_buckets=(8, 24),
         max_completion_length=32,
         max_prompt_length=160,
+        max_rejected_share=1.0,  # most are longer, and are drawn again
         learning_rate=2e-3,
         gradient_checkpointing=False,
         reward_funcs=(f"{folder}/own.py:shorter",),
