@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, NoReturn, TypeVar, cast
 
 import jax
@@ -40,6 +40,8 @@ LEAVE_SECONDS = 5
 GOODBYE_SECONDS = 30
 """So long an ending process waits for the others to end too; then the job ends for all. One that was
 interrupted alone would wait for those that wait for it."""
+
+_joined = Event()
 
 
 def start(environment: Mapping[str, str] = os.environ) -> None:
@@ -104,6 +106,7 @@ def _initialize(options: Mapping[str, Any]) -> None:
         raise TimeoutError(f"not all were there within {JOIN_SECONDS} s")
     if raised:
         raise raised[0]
+    _joined.set()
 
 
 def _one_line(error: Exception) -> str:
@@ -166,9 +169,10 @@ def leave(code: int) -> NoReturn:
     tells a launcher nothing. Others that come to their end too, as after a mistake that all made, are waited
     for: the first process takes the coordinator with it.
     """
-    if distributed.global_state.client is not None:
+    client: Any = distributed.global_state.client
+    if _joined.is_set() and client is not None:  # before it has joined, JAX answers the wait by SIGABRT
         with suppress(jax.errors.JaxRuntimeError):
-            distributed.global_state.client.wait_at_barrier("vtzero/leave", 1000 * LEAVE_SECONDS)
+            client.wait_at_barrier("vtzero/leave", 1000 * LEAVE_SECONDS)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
