@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from time import sleep
 from typing import TypeVar
 
+from vtzero.terminal import one_line
+
 Answer = TypeVar("Answer")
 
 WAITS = (1.0, 2.0, 4.0, 8.0)
@@ -29,8 +31,8 @@ def with_retries(ask: Callable[[], Answer], what: str) -> Answer:
             if not may_pass(error):
                 raise
             seconds = wait * random.uniform(1, 1.5)
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"{what}: {reason}; asked again in {seconds:.0f} s", file=sys.stderr, flush=True)
+            said = f"{what}: {type(error).__name__}: {error}; asked again in {seconds:.0f} s"
+            print(one_line(said), file=sys.stderr, flush=True)
             sleep(seconds)
     return ask()
 
