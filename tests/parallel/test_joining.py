@@ -8,7 +8,7 @@ from fixtures.jobs import Job
 
 from vtzero.parallel.processes import start
 
-IMPATIENT = str(Path(__file__).with_name("impatient.py"))
+IMPATIENT, LINGERING = (str(Path(__file__).with_name(name)) for name in ("impatient.py", "lingering.py"))
 
 
 @pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -40,3 +40,8 @@ def test_a_config_that_one_process_cannot_read_ends_all_with_the_code_of_a_mista
     assert "stteps" in one
     assert other == one.replace("train: ", f"train: process {number}: ")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_ends_after_the_first_keeps_its_own_code(tmp_path):
+    job = Job(2, ["train", tmp_path / "absent.yaml"], tmp_path, program=[LINGERING])
+    assert job.codes(60) == [2, 2]

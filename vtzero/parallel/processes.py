@@ -167,12 +167,13 @@ def leave(code: int) -> NoReturn:
 
     By itself JAX would wait at the exit for those that wait for this one, and then end it by SIGABRT, which
     tells a launcher nothing. Others that come to their end too, as after a mistake that all made, are waited
-    for: the first process takes the coordinator with it.
+    for: the first process takes the coordinator with it, and JAX ends by SIGABRT whoever still listens to it.
     """
     client: Any = distributed.global_state.client
     if _joined.is_set() and client is not None:  # before it has joined, JAX answers the wait by SIGABRT
         with suppress(jax.errors.JaxRuntimeError):
             client.wait_at_barrier("vtzero/leave", 1000 * LEAVE_SECONDS)
+            jax.distributed.shutdown()  # all are here, and none listens any more once this returns
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
