@@ -203,6 +203,7 @@ LATER: dict[str, str] = {
     "eval_data: cv_bench=EMPTY.jsonl": "EMPTY.jsonl",
     "eval_data: superclevr": "superclevr is not on the hub",
     "{eval_data: scenes, eval_image_folder: none}": "--image-folder",
+    "image_folders: none": "image_folders: there is no folder none",
     "reward_funcs: accuracy": "reward 'accuracy': no such name",
     "reward_funcs: ''": "reward '': no such name",
     "reward_funcs: none.py:f": "there is no file",

@@ -103,7 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--benchmark", default="scenes", help="NAME (from the hub), NAME=FILE, or a jsonl or parquet file"
     )
-    evaluate.add_argument("--image-folder", type=Path, help="where the images are that the rows name")
+    evaluate.add_argument(
+        "--image-folder",
+        type=Path,
+        help="where the images are that the rows name; of your own file: may be",
+    )
     evaluate.add_argument("--fetch-images", action="store_true", help="fetch missing images from their links")
     evaluate.add_argument("--limit", type=int, help="only the first N items")
     evaluate.add_argument("--batch-size", type=int, default=64)

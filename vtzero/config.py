@@ -78,6 +78,7 @@ class RunConfig:
     data_weights: tuple[Annotated[float, Range(1e-6, 1e6, "above 0 (1e-6 to 1e6)")], ...] = ()
     data_split: str = "train"
     data_limit: Annotated[int, at_least(1, 2**40)] | None = None
+    image_folders: tuple[str, ...] = ()
     question_types: tuple[str, ...] = ()
     max_images: Annotated[int, at_least(0, 1000)] | None = None
     prompt_template: str = "r1_zero_base"

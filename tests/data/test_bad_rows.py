@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from fixtures.tiny_folder import SPECIAL_TOKENS, make_tiny_folder
 
 from vtzero.data.batches import Buckets, fits
 from vtzero.data.example import Example, Rejected
-from vtzero.data.image_paths import FOLDERS
+from vtzero.data.mixture import open_mixture
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.data.processor import PreparedPrompt, Processor
 from vtzero.data.prompts import prompt_template
 from vtzero.data.sources import open_source
+from vtzero.evaluation.benchmarks import open_benchmark
 
 BUCKETS = Buckets(prompt_length=200, patches=64)
 TEMPLATE = prompt_template("r1_zero_base")
@@ -139,7 +141,7 @@ IMAGES = values(
     a_folder=("folder.png", "there is no file"),
     a_pipe=("pipe.png", "there is no file"),
     a_device=("device.png", "there is no file"),
-    outside=("../outside.png", "lies outside .*VTZERO_IMAGE_FOLDERS"),
+    outside=("../outside.png", "lies outside .*image_folders"),
     outside_in_a_detour=("folder.png/../../outside.png", "lies outside"),
     a_file_of_the_system=("/etc/hostname", "lies outside"),
     an_empty_file=("empty.png", "empty.png cannot be read: it is empty"),
@@ -354,12 +356,23 @@ def test_a_line_of_fifty_megabytes_is_set_aside_at_once(folder, processor):
     assert rejected.reason == "the question or an option has 50000000 characters, more than 200000"
 
 
-def test_a_person_allows_further_folders(folder, monkeypatch):
+@pytest.mark.parametrize("opened", [open_source, lambda *files, **options: open_mixture(files, **options)])
+def test_a_person_allows_further_folders(folder, opened):
     rows = [GOOD | {"image": "../outside.png"}, GOOD | {"image": str(folder.parent / "outside.png")}]
-    source = open_source(written(folder, *rows))
+    path = str(written(folder, *rows))
+    (source,) = getattr(opened(path), "sources", None) or (opened(path),)
     assert [type(row) for row in source] == [Rejected, Rejected]
-    monkeypatch.setenv(FOLDERS, f"/nowhere{os.pathsep}{folder.parent}")
+    allowed = opened(path, image_folders=[Path("/nowhere"), folder.parent])
+    (source,) = getattr(allowed, "sources", None) or (allowed,)
     assert [type(row) for row in source] == [Example, Example]
+
+
+def test_an_evaluation_allows_further_folders(folder):
+    path = written(folder, GOOD | {"image": "../outside.png"})
+    assert isinstance(open_benchmark(path).examples[0], Rejected)
+    assert isinstance(open_benchmark(path, image_folder=folder.parent).examples[0], Example)
+    with pytest.raises(FileNotFoundError, match="--image-folder /nowhere: no such folder"):
+        open_benchmark(path, image_folder=Path("/nowhere"))
 
 
 def test_a_link_beside_the_file_leads_on(folder):

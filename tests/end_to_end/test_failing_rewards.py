@@ -1,6 +1,8 @@
 """A reward that fails in one of twenty calls, in every way, costs those completions and nothing else."""
 
 import json
+import signal
+import time
 from zlib import crc32
 
 import numpy as np
@@ -100,3 +102,31 @@ def test_advantages_are_as_if_those_completions_were_not_there(run):
 
 def reward(text: str) -> float:
     return float(sum(map(ord, text)) % 2) + crc32(text.encode()) % 7
+
+
+SLEEPS = """
+import time
+from pathlib import Path
+
+def sleeps(completions, **columns):
+    Path(__file__).with_suffix(".asleep").touch()
+    time.sleep(600)
+    return [0.0] * len(completions)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_while_a_reward_takes_its_time(tmp_path):
+    base = make_base(tmp_path)
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    own = {"reward_funcs": f"[{tmp_path}/sleeps.py:sleeps]", "reward_timeout": 900, "eval_data": "null"}
+    process = base.start(tmp_path / "run", **own)
+    while not (tmp_path / "sleeps.asleep").exists():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 75, said
+    assert said == "vtzero train: interrupted; nothing was saved yet (save_steps is 2)\n"

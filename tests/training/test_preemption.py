@@ -34,6 +34,19 @@ def signal_and_wait(number: int) -> None:
     time.sleep(10)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_work_that_may_be_given_up_is_given_up_at_once(number):
+    with StopRequest() as stop:
+        stop.immediate = False
+        assert stop.unless_asked(lambda: 5) == 5
+        began = time.monotonic()
+        assert stop.unless_asked(lambda: signal_and_wait(number)) is None
+        assert time.monotonic() - began < 5
+        assert stop.agreed()
+        assert not stop.immediate
+        assert stop.unless_asked(lambda: pytest.fail("a stopped process begins nothing")) is None
+
+
 def test_the_handlers_of_before_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest():

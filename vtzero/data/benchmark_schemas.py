@@ -10,7 +10,7 @@ from typing import Any
 
 from vtzero.data.example import Example
 from vtzero.data.image_links import link_folder
-from vtzero.data.image_paths import may_be_read
+from vtzero.data.image_paths import ImageFolders
 from vtzero.data.rows import Row, RowError
 from vtzero.data.schemas import OWN, Place, Schema
 
@@ -20,8 +20,8 @@ COCO_FOLDERS = ("", "train2017", "val2017")
 
 def coco_image(name: str, folder: Path) -> Path | None:
     """The file of that name in a COCO folder or below it; None where there is none."""
-    paths = [folder / part / name for part in COCO_FOLDERS]
-    return next((path for path in paths if os.path.isfile(path) and may_be_read(path, folder)), None)
+    own, paths = ImageFolders(folder), [folder / part / name for part in COCO_FOLDERS]
+    return next((path for path in paths if os.path.isfile(path) and own.may_hold(path)), None)
 
 
 _STATEMENTS = ("True", "False")
@@ -46,7 +46,7 @@ def _read_vsr(row: Row, place: Place) -> Example:
         "answer": _STATEMENTS[0] if label else _STATEMENTS[1],
         "task": row.get("relation"),
     }
-    images = (_found(_present(row, "image"), place.folder.absolute()),)
+    images = (_found(_present(row, "image"), place.folders.own.absolute()),)
     lettered = {"prompt": f"{asked} Choose from (A) True or (B) False.", "choices": list(_STATEMENTS)}
     return replace(OWN.read(own, place), images=images, columns={**row, **lettered})
 

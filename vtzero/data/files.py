@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from vtzero.data.example import Example, Rejected
+from vtzero.data.image_paths import ImageFolders
 from vtzero.data.rows import Row, RowError, Rows, open_rows
 from vtzero.data.schemas import Place, Schema, named_schema, recognise
 
@@ -18,32 +19,46 @@ SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
 def open_files(
-    spec: str, shuffle_options_seed: int, schemas: Sequence[Schema] = (), name: str = ""
+    spec: str,
+    shuffle_options_seed: int,
+    schemas: Sequence[Schema] = (),
+    name: str = "",
+    image_folders: Sequence[Path] = (),
 ) -> "FileSource | JoinedFiles":
     """The rows of a file, or of every file that a pattern such as `data/train-*.parquet` matches.
 
-    `schemas` are those of the data set `name`; without them the columns of each file show its schema.
+    `schemas` are those of the data set `name`; without them the columns of each file show its schema. Beside
+    the folder of their file rows may name images in `image_folders`.
 
     Raises FileNotFoundError when there is no such file; ValueError when one is empty or lacks a column.
     """
     paths = sorted(glob.glob(spec)) if glob.has_magic(spec) and not os.path.exists(spec) else [spec]
     if not paths:
         raise FileNotFoundError(f"{spec}: no file matches")
-    sources = [_open_file(Path(path), shuffle_options_seed, schemas, name) for path in paths]
+    allowed = tuple(image_folders)
+    sources = [_open_file(Path(path), shuffle_options_seed, schemas, name, allowed) for path in paths]
     return sources[0] if len(sources) == 1 else JoinedFiles(spec, sources)
 
 
-def _open_file(path: Path, seed: int, schemas: Sequence[Schema], name: str) -> "FileSource":
+def _open_file(
+    path: Path, seed: int, schemas: Sequence[Schema], name: str, image_folders: tuple[Path, ...]
+) -> "FileSource":
     rows = open_rows(path)
     schema = named_schema(schemas, rows.columns, str(path), name) if schemas else None
-    return FileSource(rows, seed, schema)
+    return FileSource(rows, seed, schema, ImageFolders(path.parent, image_folders))
 
 
 class FileSource:
     """The rows of one file, read by a schema: the given one, else the one that its columns show."""
 
-    def __init__(self, rows: Rows, shuffle_options_seed: int = 0, schema: Schema | None = None):
-        self._rows = rows
+    def __init__(
+        self,
+        rows: Rows,
+        shuffle_options_seed: int = 0,
+        schema: Schema | None = None,
+        folders: ImageFolders | None = None,
+    ):
+        self._rows, self._folders = rows, folders or ImageFolders(rows.path.parent)
         self._seed = shuffle_options_seed
         self.schema: Schema = schema or recognise(rows.columns, str(rows.path))
 
@@ -52,7 +67,7 @@ class FileSource:
 
     def __getitem__(self, index: int) -> Example | Rejected:
         index = range(len(self))[index]
-        place = Place(self._rows.label(index), index, self._rows.path.parent, self._seed)
+        place = Place(self._rows.label(index), index, self._folders, self._seed)
         try:
             return self.schema.read(self._with_its_picture(self._rows.read(index)), place)
         except RowError as error:

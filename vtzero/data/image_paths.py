@@ -5,19 +5,33 @@ outside the folder that it lies in, unless the person who runs it allows that fo
 """
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = "VTZERO_IMAGE_FOLDERS"
-"""The environment variable with further folders, separated as in PATH."""
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """The folder that the rows' paths start from, and those beside it that they may lead into."""
+
+    own: Path
+    allowed: tuple[Path, ...] = ()
+
+    def may_hold(self, path: Path) -> bool:
+        """Whether a path leads into one of them, as it is written: links may lead on."""
+        whole = Path(os.path.abspath(path))
+        return any(whole.is_relative_to(os.path.abspath(each)) for each in (self.own, *self.allowed))
+
+    def way_in(self) -> str:
+        """What to do about an image that may not be read."""
+        return (
+            f"outside {self.own}; link its folder there, or name it in image_folders (eval: --image-folder)"
+        )
 
 
-def may_be_read(path: Path, folder: Path) -> bool:
-    """Whether a path leads into `folder`, or into one of `FOLDERS`, as it is written: links may lead on."""
-    further = [Path(each) for each in os.environ.get(FOLDERS, "").split(os.pathsep) if each]
-    whole = Path(os.path.abspath(path))
-    return any(whole.is_relative_to(os.path.abspath(each)) for each in (folder, *further))
-
-
-def way_in(folder: Path) -> str:
-    """What to do about an image that may not be read."""
-    return f"outside {folder}; link its folder there, or name it in {FOLDERS}"
+def existing_folders(names: Sequence[str]) -> tuple[Path, ...]:
+    """The folders of those names; raises ValueError where there is none."""
+    for name in names:
+        if not Path(name).is_dir():
+            raise ValueError(f"image_folders: there is no folder {name}")
+    return tuple(map(Path, names))

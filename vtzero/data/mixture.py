@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import grain
@@ -66,6 +67,7 @@ def open_mixture(
     shuffle_options_seed: int = 0,
     max_images: int | None = None,
     question_types: Sequence[str] = (),
+    image_folders: Sequence[Path] = (),
 ) -> Mixture:
     """Open each source as `open_source` does, to be drawn from in the shares of `weights` (equal if none).
 
@@ -83,6 +85,7 @@ def open_mixture(
             shuffle_options_seed=shuffle_options_seed,
             max_images=max_images,
             question_types=question_types,
+            image_folders=image_folders,
         )
         for spec in specs
     ]

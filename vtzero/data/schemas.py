@@ -10,24 +10,23 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vtzero.data.example import Example, ImageSource
-from vtzero.data.image_paths import may_be_read, way_in
+from vtzero.data.image_paths import ImageFolders
 from vtzero.data.one_line import one_line
 from vtzero.data.rows import Row, RowError
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stands: its label, number and folder, and the seed that shuffles its options."""
+    """Where a row stands: its label, number and image folders, and the seed that shuffles its options."""
 
     id: str
     index: int
-    folder: Path
+    folders: ImageFolders
     seed: int
 
 
@@ -96,7 +95,7 @@ def _read_own(row: Row, place: Place) -> Example:
         id=_optional(row, "id") or place.id,
         question=_text(row, "question"),
         answer=_among(answer, options),
-        images=_own_images(row, place.folder),
+        images=_own_images(row, place.folders),
         options=options,
         task=_optional(row, "task"),
         columns=_rest(row),
@@ -111,7 +110,7 @@ def _read_sat(row: Row, place: Place) -> Example:
         id=place.id,
         question=_text(row, "question"),
         answer=_among(_text(row, "correct_answer").strip(), options),
-        images=_images(row, "image_bytes", place.folder),
+        images=_images(row, "image_bytes", place.folders),
         options=options,
         task=_optional(row, "question_type"),
         columns=_rest(row),
@@ -136,7 +135,7 @@ def _lettered(row: Row, place: Place, image_names: tuple[str, ...], *, task: str
         id=_optional(row, "idx") or place.id,
         question=_text(row, "question"),
         answer=_choice(_text(row, "answer"), choices),
-        images=tuple(_image(row.get(name), name, place.folder) for name in image_names),
+        images=tuple(_image(row.get(name), name, place.folders) for name in image_names),
         options=choices,
         task=task,
         columns=_rest(row),
@@ -150,7 +149,7 @@ def _read_problem(row: Row, place: Place) -> Example:
     if not answer:
         raise RowError("solution holds no answer")
     return Example(
-        place.id, _text(row, "problem"), answer, _own_images(row, place.folder), columns=_rest(row)
+        place.id, _text(row, "problem"), answer, _own_images(row, place.folders), columns=_rest(row)
     )
 
 
@@ -159,7 +158,7 @@ def _read_test_file(row: Row, place: Place) -> Example:
         id=place.id,
         question=_text(row, "question"),
         answer=_text(row, "ground_truth").strip(),
-        images=(_image(row.get("image_path"), "image_path", place.folder),),
+        images=(_image(row.get("image_path"), "image_path", place.folders),),
         columns=_rest(row),
     )
 
@@ -189,7 +188,7 @@ def _geometry(row: Row, place: Place, question: str, explained: str) -> Example:
         id=place.id,
         question=question,
         answer=found.group(1),
-        images=(_image(row.get("image"), "image", place.folder),),
+        images=(_image(row.get("image"), "image", place.folders),),
         columns=_rest(row) | {"solution": solution},
     )
 
@@ -320,20 +319,20 @@ def _choice(answer: str, choices: tuple[str, ...]) -> str:
     return choices[number]
 
 
-def _own_images(row: Row, folder: Path) -> tuple[ImageSource, ...]:
+def _own_images(row: Row, folders: ImageFolders) -> tuple[ImageSource, ...]:
     if "images" in row:
-        return _images(row, "images", folder)
-    return (_image(row["image"], "image", folder),) if "image" in row else ()
+        return _images(row, "images", folders)
+    return (_image(row["image"], "image", folders),) if "image" in row else ()
 
 
-def _images(row: Row, name: str, folder: Path) -> tuple[ImageSource, ...]:
+def _images(row: Row, name: str, folders: ImageFolders) -> tuple[ImageSource, ...]:
     values = row.get(name)
     if not isinstance(values, list):
         raise RowError(f"{name} is not a list")
-    return tuple(_image(value, name, folder) for value in values)
+    return tuple(_image(value, name, folders) for value in values)
 
 
-def _image(value: Any, name: str, folder: Path) -> ImageSource:
+def _image(value: Any, name: str, folders: ImageFolders) -> ImageSource:
     """Bytes, a path, or Hugging Face's {"bytes", "path"}, in which either may be missing."""
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -343,11 +342,11 @@ def _image(value: Any, name: str, folder: Path) -> ImageSource:
         return value
     if not isinstance(value, str):
         raise RowError(f"{name} is neither a path nor the bytes of an image")
-    path = folder / value
+    path = folders.own / value
     if not os.path.isfile(path):
         raise RowError(f"{name}: there is no file {path}")
-    if not may_be_read(path, folder):
-        raise RowError(f"{name}: {path} lies {way_in(folder)}")
+    if not folders.may_hold(path):
+        raise RowError(f"{name}: {path} lies {folders.way_in()}")
     return path
 
 

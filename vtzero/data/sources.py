@@ -113,6 +113,7 @@ def open_source(
     shuffle_options_seed: int = 0,
     max_images: int | None = None,
     question_types: Sequence[str] = (),
+    image_folders: Sequence[Path] = (),
 ) -> Selected:
     """Open a data set by its name, from files of its columns (`sat=SAT_train.parquet`), or one's own file.
 
@@ -123,7 +124,8 @@ def open_source(
     `split` is that of a name alone; "train" is the one that the data set is trained on, and a file is its own
     split. `limit` keeps the first rows, before `question_types` and `max_images` leave out what is of another
     type or has more images: the paper takes the first 15,000 rows of SAT and of these those with one image.
-    `shuffle_options_seed` orders the options of SAT, whose files have the right one first.
+    `shuffle_options_seed` orders the options of SAT, whose files have the right one first. Rows of a file may
+    name images in its folder, and in `image_folders`.
 
     Raises FileNotFoundError when there is no such file, or no network (naming what to give instead);
     ValueError when the name is unknown, a file is empty or lacks a column, or no row is left.
@@ -135,6 +137,7 @@ def open_source(
         shuffle_options_seed=shuffle_options_seed,
         max_images=max_images,
         question_types=question_types,
+        image_folders=image_folders,
     )
     check_question_types([source], question_types)
     return source
@@ -148,13 +151,14 @@ def select(
     shuffle_options_seed: int,
     max_images: int | None,
     question_types: Sequence[str],
+    image_folders: Sequence[Path],
 ) -> Selected:
     """As `open_source`, without the error for a type that no question has: another source may have it."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     text = str(spec)
     name = source_name(text)
-    source = _open(text, name, split, limit, shuffle_options_seed)
+    source = _open(text, name, split, limit, shuffle_options_seed, image_folders)
     first = len(source) if limit is None else min(limit, len(source))
     without = NAMED_SETS[name].without_types if name in NAMED_SETS else ()
     kinds = _tasks(source, first) if question_types or without else None
@@ -201,14 +205,17 @@ def source_name(spec: str) -> str:
     return ""
 
 
-def _open(spec: str, name: str, split: str, limit: int | None, seed: int) -> Source:
+def _open(
+    spec: str, name: str, split: str, limit: int | None, seed: int, image_folders: Sequence[Path]
+) -> Source:
     if name in SOURCES:
         return SOURCES[name](split)
     path = spec.partition("=")[2] if name else spec
     if not name:
-        return open_files(path, seed)
+        return open_files(path, seed, image_folders=image_folders)
     known = NAMED_SETS[name]
-    return open_files(path or _fetched(name, known, split, limit), seed, known.schemas, name)
+    path = path or _fetched(name, known, split, limit)
+    return open_files(path, seed, known.schemas, name, image_folders)
 
 
 def missing_from_cache(spec: str, *, split: str = "train", limit: int | None = None) -> HubSet | None:

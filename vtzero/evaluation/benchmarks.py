@@ -13,6 +13,7 @@ from vtzero.data.benchmark_schemas import AIME24, VSR, coco_image
 from vtzero.data.example import Example, Rejected
 from vtzero.data.hub import HubSet, hub_file
 from vtzero.data.image_links import fetched_image, link_folder
+from vtzero.data.image_paths import ImageFolders
 from vtzero.data.rows import Row, RowError, Rows, open_rows
 from vtzero.data.schemas import GSM8K, SCHEMAS, Place, Schema
 from vtzero.data.sources import Source, open_source
@@ -127,13 +128,15 @@ def open_benchmark(
     limit: int | None = None,
     image_folder: Path | None = None,
     fetch_images: bool = False,
+    image_folders: Sequence[Path] = (),
 ) -> Benchmark:
     """Open a benchmark: NAME from the hub, NAME=FILE from a file of that benchmark's columns, or FILE.
 
     A FILE ends in .jsonl or .parquet and may be several (`test-*.parquet`); alone, it may have any columns
     that `open_source` knows, and its stem is the benchmark's name. `limit` keeps the first items only.
     `image_folder` holds the images that a benchmark's rows name (else the folder of its file), and with
-    `fetch_images` those that are not there are fetched from their links.
+    `fetch_images` those that are not there are fetched from their links. Rows of a FILE alone may name images
+    in its folder, in `image_folder` and in `image_folders`.
 
     Raises ValueError for an unknown name, columns that are missing or unknown or an empty file,
     FileNotFoundError for a file, folder or hub that is not there.
@@ -142,13 +145,15 @@ def open_benchmark(
     if name in BENCHMARKS:
         images = _Images(BENCHMARKS[name], name, image_folder, fetch_images)
         return _open_named(name, path if equals else None, limit, images)
-    if image_folder is not None or fetch_images:
-        raise ValueError(f"{spec}: --image-folder and --fetch-images are for {', '.join(_with_files())}")
     text = str(spec)
+    if fetch_images or (text == SCENES and image_folder is not None):
+        raise ValueError(f"{spec}: --image-folder and --fetch-images are for {', '.join(_with_files())}")
     if text == SCENES:
         return Benchmark(text, open_source(text, split="test", limit=limit))
     check_benchmark(text)
-    examples = open_source(text, limit=limit)
+    further = (image_folder,) if image_folder is not None else ()
+    _check_folder(image_folder)
+    examples = open_source(text, limit=limit, image_folders=(*image_folders, *further))
     return Benchmark(_file_name(text), examples, most_images(examples))
 
 
@@ -163,11 +168,17 @@ def check_benchmark(spec: str) -> None:
         )
 
 
-def check_openable(spec: str, *, limit: int | None = None, image_folder: Path | None = None) -> None:
+def check_openable(
+    spec: str,
+    *,
+    limit: int | None = None,
+    image_folder: Path | None = None,
+    image_folders: Sequence[Path] = (),
+) -> None:
     """Raise as `open_benchmark` would, but for files of a named benchmark that are yet to be fetched."""
     name, equals, path = spec.partition("=")
     if name not in BENCHMARKS:
-        open_benchmark(spec, limit=limit, image_folder=image_folder)
+        open_benchmark(spec, limit=limit, image_folder=image_folder, image_folders=image_folders)
     elif image_folder is not None and not image_folder.exists():
         return
     elif not equals:
@@ -226,8 +237,7 @@ class _Images:
     def __post_init__(self) -> None:
         if self.folder is not None and not self.definition.image_files:
             raise ValueError(f"{self.name} holds its images; leave out --image-folder")
-        if self.folder is not None and not self.folder.is_dir():
-            raise FileNotFoundError(f"--image-folder {self.folder}: no such folder")
+        _check_folder(self.folder)
         if self.fetch and not self.definition.image_links:
             raise ValueError(f"{self.name} has no links to its images; leave out --fetch-images")
 
@@ -235,6 +245,11 @@ class _Images:
         """For files without a folder of their own, as the hub's."""
         if self.definition.image_files and self.folder is None and not self.fetch:
             raise ValueError(f"{self.name} names images that it does not hold; {_way_to_images(self.name)}")
+
+
+def _check_folder(image_folder: Path | None) -> None:
+    if image_folder is not None and not image_folder.is_dir():
+        raise FileNotFoundError(f"--image-folder {image_folder}: no such folder")
 
 
 def _open_named(name: str, path: str | None, limit: int | None, images: _Images) -> Benchmark:
@@ -272,9 +287,10 @@ class NamedRows:
         index = range(len(self))[index]
         number, row = self._places[index]
         rows = self._files[number]
-        place = Place(f"{self._name}-{index}", index, self._images.folder or rows.path.parent, 0)
+        folder = self._images.folder or rows.path.parent
+        place = Place(f"{self._name}-{index}", index, ImageFolders(folder), 0)
         try:
-            return self._definition.schema.read(self._with_image(rows.read(row), place.folder), place)
+            return self._definition.schema.read(self._with_image(rows.read(row), folder), place)
         except RowError as error:
             return Rejected(place.id, f"{rows.label(row)}: {error}")
 

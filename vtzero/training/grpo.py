@@ -23,7 +23,7 @@ from vtzero.rewards.text import aha_words
 from vtzero.training.blueprint import Blueprint
 from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
-from vtzero.training.method import Clock, FailedReward, Learned, StepReport, never, when_ready
+from vtzero.training.method import NEVER, Clock, FailedReward, Learned, StepReport, Stops, when_ready
 from vtzero.training.metrics import aha_metrics, failure_metrics, length_metrics, reward_metrics
 from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, Weighed, rollout_of
@@ -115,7 +115,7 @@ class GRPO:
             yield "reference sync", self._sync.declare(state.reference, state.trainable)
 
     def step(
-        self, state: TrainState, index: int, stops: Callable[[], bool] = never
+        self, state: TrainState, index: int, stops: Stops = NEVER
     ) -> tuple[TrainState, StepReport | None]:
         """Draw, sample, score, update. Rewards are computed while the devices score."""
         clock, phases = Clock(), self._phases
@@ -131,11 +131,12 @@ class GRPO:
         old, reference = phases.old_and_reference(
             state, self._reference_of(state), arrays, completions.ids, packing
         )
-        scored = self._rewards(batch.prompts, drawn.of(self._share.rows(len(drawn.ids))))
-        scored = _together(self._share.gather(scored), self._share.gathered_rows(len(drawn.ids)))
-        clock.lap("reward")
-        if stops():
+        own = drawn.of(self._share.rows(len(drawn.ids)))
+        parts = self._share.gather(stops.unless_asked(lambda: self._rewards(batch.prompts, own)))
+        if stops.agreed():
             raise Stopped
+        scored = _together(parts, self._share.gathered_rows(len(drawn.ids)))
+        clock.lap("reward")
         weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
         jax.block_until_ready((weighed, old, reference))
         clock.lap("ref")

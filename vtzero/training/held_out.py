@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import ConfigError
+from vtzero.data.image_paths import existing_folders
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
 from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
@@ -29,7 +30,10 @@ class HeldOut:
         self._setup, self._folder = setup, folder
         images = config.eval_image_folder
         self._benchmark: Benchmark = open_benchmark(
-            str(config.eval_data), limit=config.eval_limit, image_folder=Path(images) if images else None
+            str(config.eval_data),
+            limit=config.eval_limit,
+            image_folder=Path(images) if images else None,
+            image_folders=existing_folders(config.image_folders),
         )
         self._processor = _eval_processor(setup)
         self._template = prompt_template(config.eval_prompt_template or config.prompt_template)

@@ -193,7 +193,7 @@ class _Run:
     def _step(self, index: int) -> None:
         config = self._config
         try:
-            self._state, report = self._method.step(self._state, index, self._stop.agreed)
+            self._state, report = self._method.step(self._state, index, self._stop)
         except Stopped:
             self._stop_after(index - 1)
         except Exception:

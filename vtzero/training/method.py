@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import jax
 
 from vtzero.data.example import Rejected
 from vtzero.training.completions import CompletionRow
 from vtzero.training.state import TrainState
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,27 @@ class StepReport:
     skipped: Sequence[Learned] = ()
 
 
-def never() -> bool:
+class Stops(Protocol):
+    """Whether a step is to be given up."""
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop; all must call it, and get one answer."""
+
+    def unless_asked(self, do: Callable[[], Value]) -> Value | None:
+        """What `do` returns; None as soon as this process is asked to stop."""
+
+
+class Never:
     """Where nobody can ask for a stop."""
-    return False
+
+    def agreed(self) -> bool:
+        return False
+
+    def unless_asked(self, do: Callable[[], Value]) -> Value | None:
+        return do()
+
+
+NEVER = Never()
 
 
 class Method(Protocol):
@@ -63,12 +83,12 @@ class Method(Protocol):
         """Every program that the steps will run, by name; each is compiled by calling what comes with it."""
 
     def step(
-        self, state: TrainState, index: int, stops: Callable[[], bool] = never
+        self, state: TrainState, index: int, stops: Stops = NEVER
     ) -> tuple[TrainState, StepReport | None]:
         """Begin step `index` (from 1); the new state, the old one being donated, and the report of the step
         before, if it was not given yet.
 
-        Where `stops()`, asked before the update, says so, it raises `Stopped`, and the state is as it was.
+        Where a stop is agreed on before the update, it raises `Stopped`, and the state is as it was.
         """
 
     def finish(self) -> StepReport | None:

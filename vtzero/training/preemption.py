@@ -7,10 +7,13 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from vtzero.parallel.messages import tell_all
+
+Value = TypeVar("Value")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -49,6 +52,18 @@ class StopRequest:
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all must call it, and get one answer."""
         return any(tell_all(self._asked.is_set()))
+
+    def unless_asked(self, do: Callable[[], Value]) -> Value | None:
+        """What `do` returns; None as soon as this process is asked to stop, in the midst of it too."""
+        try:
+            try:
+                self.immediate = True
+                return None if self._asked.is_set() else do()
+            finally:
+                self.immediate = False
+        except KeyboardInterrupt:  # perhaps just before that line
+            self.immediate = False
+            return None
 
     def _heard(self, number: int, _: FrameType | None) -> None:
         self._asked.set()

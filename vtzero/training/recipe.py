@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
 from vtzero.data.hub import HubSet
+from vtzero.data.image_paths import existing_folders
 from vtzero.data.mixture import counts_of
 from vtzero.data.prompts import prompt_template
 from vtzero.data.sources import SourceCounts, missing_from_cache
@@ -100,7 +101,10 @@ def _check(config: RunConfig) -> None:
     if config.eval_data is not None:
         images = config.eval_image_folder
         check_openable(
-            config.eval_data, limit=config.eval_limit, image_folder=Path(images) if images else None
+            config.eval_data,
+            limit=config.eval_limit,
+            image_folder=Path(images) if images else None,
+            image_folders=existing_folders(config.image_folders),
         )
     if config.method == "grpo":
         reward_functions(config)

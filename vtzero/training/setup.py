@@ -16,6 +16,7 @@ from flax import nnx
 
 from vtzero.config import ConfigError, RunConfig
 from vtzero.data.batches import Buckets
+from vtzero.data.image_paths import existing_folders
 from vtzero.data.mixture import Mixture, open_mixture
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import PromptTemplate, prompt_template
@@ -192,6 +193,7 @@ def training_source(config: RunConfig) -> Selected | Mixture:
         "shuffle_options_seed": config.seed,
         "max_images": config.max_images,
         "question_types": config.question_types,
+        "image_folders": existing_folders(config.image_folders),
     }
     if len(specs) == 1:
         return open_source(specs[0], **options)

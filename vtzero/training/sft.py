@@ -18,7 +18,7 @@ from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import readers
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.ceilings import run_limits
-from vtzero.training.method import Clock, Learned, StepReport, never, when_ready
+from vtzero.training.method import NEVER, Clock, Learned, StepReport, Stops, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
 from vtzero.training.outline import compute_dtype
 from vtzero.training.preemption import Stopped
@@ -66,11 +66,11 @@ class SFT:
             yield f"update {name}".rstrip(), update.declare(*arguments)
 
     def step(
-        self, state: TrainState, index: int, stops: Callable[[], bool] = never
+        self, state: TrainState, index: int, stops: Stops = NEVER
     ) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
-        if stops():
+        if stops.agreed():
             raise Stopped
         batch = self._stream.next_batch()
         ids, lengths = zip(*self._share.gather((batch.ids, lengths_of(batch))), strict=True)
