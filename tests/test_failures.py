@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from vtzero.failures import FAILED, RunFailedError, described, full_disk
+from vtzero.failures import FAILED, MISTAKE, RunFailedError, described, full_disk
 
 
 def raised_by(error: Exception, cause: Exception | None = None) -> Exception:
@@ -41,3 +41,8 @@ def test_a_full_disk_is_found_behind_other_errors():
     full = OSError(errno.ENOSPC, "No space left on device")
     assert full_disk(raised_by(RuntimeError("cannot save"), full)) == "No space left on device"
     assert full_disk(raised_by(RuntimeError("cannot save"))) is None
+
+
+def test_a_file_of_somebody_else_is_a_mistake():
+    error = PermissionError(errno.EACCES, "Permission denied", "/results/eval")
+    assert described(raised_by(error)) == (MISTAKE, "/results/eval: Permission denied")

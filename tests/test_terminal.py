@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from vtzero.evaluation.tables import summary_table
-from vtzero.terminal import one_line, visible
+from vtzero.terminal import LONGEST, one_line, short_line, visible
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_a_message_is_one_line_without_secrets():
     token = "hf_" + "a1B2" * 8
     said = f"no\n file\tat https://me:secret@host/x ({token}) or s3://key:other@b \x1b[0m"
     assert one_line(said) == "no file at https://***@host/x (***) or s3://***@b \\x1b[0m"
+
+
+def test_a_long_message_keeps_its_ends():
+    line = short_line("begins" + "x" * 10_000_000 + "https://me:secret@host ends")
+    assert line.startswith("beginsxxx")
+    assert line.endswith("xxhttps://***@host ends")
+    assert len(line) <= LONGEST
+    assert short_line("a\nb") == "a b"
 
 
 def test_tables_show_the_names_of_tasks(capsys):

@@ -29,6 +29,8 @@ def described(error: Exception) -> tuple[int, str | None]:
         return FAILED, line
     if isinstance(error, _MISTAKES) and _raised_here(error):
         return MISTAKE, line
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return MISTAKE, one_line(f"{error.filename}: {error.strerror}")
     if (full := full_disk(error)) is not None:
         return FAILED, f"cannot write ({full})"
     if (broken := _broken_connection(error)) is not None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vtzero.terminal import one_line
+
 MOST_BYTES = 64 * 2**20
 """tokenizer.json, the largest of a model's, has 7 MB."""
 
@@ -28,7 +30,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)
         raise ValueError(f"not JSON ({reason})") from None
     if not isinstance(value, dict):
         raise ValueError("holds no JSON object")

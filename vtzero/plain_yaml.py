@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from vtzero.terminal import one_line
+
 MOST_CHARACTERS = 2**18
 MOST_LEVELS = 8
 
@@ -47,7 +49,7 @@ def read(text: str) -> Any:
     except yaml.YAMLError as error:
         raise PlainYamlError(f"not YAML: {_said(error)}") from None
     except ValueError as error:  # a number of more digits than Python reads
-        raise PlainYamlError(" ".join(str(error).split())) from None
+        raise PlainYamlError(one_line(error)) from None
 
 
 def write(value: Any) -> str:
@@ -58,8 +60,8 @@ def write(value: Any) -> str:
 def _said(error: yaml.YAMLError) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or problem is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}: {' '.join(problem.split())}"
+        return one_line(error)
+    return f"line {mark.line + 1}: {one_line(problem)}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -71,7 +71,7 @@ def test_runs_stopped_at_random_instants_are_as_if_nobody_had(base, straight, nu
 
 # (function, its call, whether before it): what a killed process leaves half done.
 POINTS = [
-    ("vtzero.training.loop:_write_whole", 1, True),  # the config
+    ("vtzero.training.loop:write_whole", 1, True),  # the config
     ("vtzero.training.phases:Phases.draw", 4, False),  # the rollout is under way
     ("vtzero.training.grpo:score", 4, False),
     ("vtzero.training.phases:Phases.update", 5, True),

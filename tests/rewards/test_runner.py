@@ -155,7 +155,7 @@ def test_long_reasons_are_cut_to_one_line() -> None:
 
     _, (failure,) = scores(complain, ["a"])
     assert "\n" not in failure.reason
-    assert len(failure.reason) <= 300
+    assert len(failure.reason) <= 400
 
 
 def test_a_function_cannot_change_anothers_input() -> None:

@@ -15,6 +15,7 @@ from vtzero.bench.programs import Programs
 from vtzero.config import ConfigError
 from vtzero.sampling.decode import Completions
 from vtzero.sampling.threshold import first_of_nucleus, kth_greatest
+from vtzero.terminal import short_line
 from vtzero.training.phases import program_name
 
 SHARES = (0.5, 0.25)
@@ -63,7 +64,7 @@ def _changed(
         layout = programs.layout(drawn)
         times = {} if layout is None else _short_times(programs, repeats, drawn)
     except (ConfigError, jax.errors.JaxRuntimeError) as error:
-        return [replace(row, failed=" ".join(str(error).split())[:200]) for row in rows]
+        return [replace(row, failed=short_line(error)) for row in rows]
     if layout is None:
         return []
     return [

@@ -8,6 +8,7 @@ import jax
 
 from vtzero.bench.phases import Phase
 from vtzero.config import RunConfig
+from vtzero.terminal import short_line
 
 Measure = Callable[[RunConfig, Collection[str]], Mapping[str, Phase]]
 """Times the named phases of a config."""
@@ -110,6 +111,5 @@ def _changed(
         after = measure(replace(config, **{comparison.key: value}), comparison.phases)
     except (ValueError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
         # A kernel of another platform, a split that does not divide, too little memory: a row that says so.
-        reason = " ".join(str(error).split())[:200]
-        return [replace(row, failed=reason) for row in before]
+        return [replace(row, failed=short_line(error)) for row in before]
     return [replace(row, seconds=after[row.phase].seconds, memory=after[row.phase].memory) for row in before]

@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from vtzero.data.one_line import one_line
+from vtzero.terminal import short_line
 
 ImageSource = Image.Image | bytes | Path
 """A decoded image, the bytes of an image file, or the path of one; nothing is decoded before it is needed."""
@@ -40,4 +40,4 @@ class Rejected:
 
     def __post_init__(self) -> None:
         for name in ("id", "reason"):
-            object.__setattr__(self, name, one_line(getattr(self, name)))
+            object.__setattr__(self, name, short_line(getattr(self, name)))

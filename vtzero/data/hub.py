@@ -13,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vtzero.data.cache_files import cached_whole
 from vtzero.data.retries import with_retries
-from vtzero.data.whole_files import written_whole
 from vtzero.parallel.messages import ask_first
+from vtzero.terminal import error_line
 
 ROWS_PER_GROUP = 64
 """Small row groups: reading one row at random decodes no more than this many."""
@@ -86,7 +87,7 @@ def write_stream(stream: Any, path: Path, limit: int | None = None) -> None:
 
     Raises ValueError when there are none.
     """
-    with written_whole(path) as unfinished:
+    with cached_whole(path) as unfinished:
         _write(_tables(stream, limit), unfinished)
 
 
@@ -118,10 +119,10 @@ def _stream(hub: HubSet) -> Any:
 
 
 def _explanation(hub: HubSet, error: Exception) -> str:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
     return (
-        f"{hub.repo}: it could not be reached on the Hugging Face hub ({reason}); download it where there is "
-        "a network and give the local file (--benchmark NAME=FILE.parquet, for training --data FILE.parquet)"
+        f"{hub.repo}: it could not be reached on the Hugging Face hub ({error_line(error)}); "
+        "download it where there is a network and give the local file (--benchmark NAME=FILE.parquet, for "
+        "training --data FILE.parquet)"
     )
 
 

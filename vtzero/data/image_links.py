@@ -11,10 +11,11 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vtzero.data.cache_files import cached_whole
 from vtzero.data.images import open_image
 from vtzero.data.retries import may_pass, with_retries
 from vtzero.data.rows import RowError
-from vtzero.data.whole_files import written_whole
+from vtzero.terminal import short_line
 
 _TIMEOUT_SECONDS = 30
 _SILENT_HOSTS: set[str] = set()
@@ -40,7 +41,7 @@ def fetched_image(link: str, folder: Path) -> Path:
             open_image(data)
         except ValueError as error:
             raise RowError(f"what {link} gave is not an image ({error})") from error
-        with written_whole(path) as unfinished:
+        with cached_whole(path) as unfinished:
             unfinished.write_bytes(data)
     return path
 
@@ -51,7 +52,7 @@ def _fetch(link: str) -> bytes:
     try:
         data = _asked(link)
     except (OSError, ValueError, HTTPException) as error:
-        raise RowError(f"{link} could not be fetched ({' '.join(str(error).split())})") from error
+        raise RowError(f"{link} could not be fetched ({short_line(error)})") from error
     if len(data) > _MOST_BYTES:
         raise RowError(f"{link} gives more than {_MOST_BYTES} bytes, and no image")
     return data

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vtzero.data import jpeg_damage, png_damage
 from vtzero.data.example import ImageSource
-from vtzero.data.one_line import one_line
+from vtzero.terminal import short_line
 
 Image.init()
 # Pictures alone: others of Pillow's decoders are seldom used and tried, and EPS would run a program.
@@ -133,10 +133,10 @@ def _high_byte(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     # An error of the system repeats the path.
     said = error.strerror if isinstance(error, OSError) else None
-    return one_line(said or str(error) or type(error).__name__)
+    return short_line(said or str(error) or type(error).__name__)
 
 
 def _name(source: ImageSource) -> str:
     if isinstance(source, Path):
-        return f"image {one_line(source)}"
+        return f"image {short_line(source)}"
     return "the image's bytes" if isinstance(source, bytes) else "the image"

@@ -14,6 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from vtzero.json_files import read_object
 from vtzero.models.qwen2_vl.config import Qwen2VLConfig, parse_config
+from vtzero.terminal import error_line
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MOST_PIXELS = 2**30
@@ -56,8 +57,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _unreadable(folder: Path, error: BaseException) -> str:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return f"{folder}: its tokenizer files cannot be read ({reason}); fetch them again"
+    return f"{folder}: its tokenizer files cannot be read ({error_line(error)}); fetch them again"
 
 
 def read_image_processor(

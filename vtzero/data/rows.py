@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vtzero.data.one_line import one_line
+from vtzero.terminal import short_line
 
 Row = Mapping[str, Any]
 
@@ -123,7 +123,7 @@ class JsonList(_Json):
         try:
             self._rows = _parsed(path.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not JSON ({one_line(error)})") from error
+            raise ValueError(f"{path}: not JSON ({short_line(error)})") from error
         if not isinstance(self._rows, list):
             raise ValueError(
                 f"{path}: not a JSON list of objects; one object a line belongs in a .jsonl file"
@@ -217,7 +217,7 @@ class Parquet:
             metadata = self._file.metadata
             groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         except _UNREADABLE as error:
-            raise ValueError(f"{path}: not a readable parquet file ({one_line(error)})") from error
+            raise ValueError(f"{path}: not a readable parquet file ({short_line(error)})") from error
         if doubled := next((name for name in self.columns if self.columns.count(name) > 1), None):
             raise ValueError(f"{path}: it has two columns {doubled!r}; keep one of them")
         counts = [group.num_rows for group in groups]
@@ -242,7 +242,7 @@ class Parquet:
                 group = self._group(number)
             rows: list[Row] = group.slice(index - first, 1).to_pylist()
         except _UNREADABLE as error:
-            raise RowError(f"row {index} cannot be read ({one_line(error)})") from error
+            raise RowError(f"row {index} cannot be read ({short_line(error)})") from error
         if not rows:
             raise RowError(f"row {index} is not there: its part of the file holds fewer rows than it says")
         return rows[0]

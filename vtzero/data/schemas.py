@@ -16,8 +16,8 @@ import numpy as np
 
 from vtzero.data.example import Example, ImageSource
 from vtzero.data.image_paths import ImageFolders
-from vtzero.data.one_line import one_line
 from vtzero.data.rows import Row, RowError
+from vtzero.terminal import short_line
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _optional(row: Row, name: str) -> str:
     """As `_text`, "" where there is none; it names things in messages and tables, so it is one line."""
     value = row.get(name)
     nothing = value is None or value != value or (isinstance(value, str) and not value.strip())
-    return "" if nothing else one_line(_text(row, name))
+    return "" if nothing else short_line(_text(row, name))
 
 
 def _texts(row: Row, name: str) -> list[str]:
@@ -355,4 +355,4 @@ def _rest(row: Row) -> dict[str, Any]:
 
 
 def _listed(columns: Collection[str]) -> str:
-    return one_line(", ".join(sorted(columns)) or "none")
+    return short_line(", ".join(sorted(columns)) or "none")

@@ -13,6 +13,7 @@ from typing import Any, get_origin, get_type_hints
 from vtzero.data.example import Rejected
 from vtzero.evaluation.totals import has_official, official_total, wilson_interval
 from vtzero.json_files import parse_object, read_object
+from vtzero.whole_files import write_whole
 
 ACCURACIES = {"accuracy": "correct", "accuracy_lenient": "correct_lenient", "accuracy_paper": "correct_paper"}
 """The accuracies of a summary, and the verdict that each counts."""
@@ -130,7 +131,7 @@ class ResultFiles:
                 path.unlink(missing_ok=True)
         self._check_settings()
         if not self.path.exists():
-            _write_whole(self._unfinished, _json(self._settings))
+            write_whole(self._unfinished, _json(self._settings))
 
     def figures(self) -> dict[str, Any] | None:
         """The settings and figures of an evaluation that is finished; None for one that is not."""
@@ -164,8 +165,8 @@ class ResultFiles:
         """Write the items in the benchmark's order, then the summary; returns settings and figures."""
         figures = {**self._settings, **summary(result)}
         listed = [{"id": rejected.id, "reason": rejected.reason} for rejected in result.rejected]
-        _write_whole(self._items, "".join(map(_line, result.items)))
-        _write_whole(self.path, _json({**figures, "rejected_items": listed}))
+        write_whole(self._items, "".join(map(_line, result.items)))
+        write_whole(self.path, _json({**figures, "rejected_items": listed}))
         self._unfinished.unlink(missing_ok=True)
         return figures
 
@@ -221,9 +222,3 @@ def _checked(hint: Any) -> Any:
 
 def _json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

@@ -22,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from vtzero.parallel.messages import tell_all, tell_first
 from vtzero.parallel.sharding import batch_sharding, batch_spec, readers, replicated
+from vtzero.terminal import one_line
 
 Value = TypeVar("Value")
 
@@ -70,12 +71,12 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         _initialize(options)
     except ValueError as error:
         raise ValueError(
-            f"this process does not know its job ({_one_line(error)}); set {COORDINATOR}, {COUNT} and {INDEX}"
+            f"this process does not know its job ({one_line(error)}); set {COORDINATOR}, {COUNT} and {INDEX}"
         ) from error
     except (RuntimeError, TimeoutError) as error:
         address = distributed.global_state.coordinator_address or "the coordinator's address"
         raise ChildProcessError(
-            f"cannot join the other processes at {address}: {_one_line(error)}; check that every process of "
+            f"cannot join the other processes at {address}: {one_line(error)}; check that every process of "
             "the job has started, process 0 at that address, and that the other hosts can reach its port"
         ) from error
 
@@ -107,10 +108,6 @@ def _initialize(options: Mapping[str, Any]) -> None:
     if raised:
         raise raised[0]
     _joined.set()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _port(address: str) -> int:
@@ -153,7 +150,7 @@ def in_all(do: Callable[[], Value]) -> Value:
         result = do()
     except (ValueError, OSError) as error:
         mistake = error
-    told = tell_all(None if mistake is None else _one_line(mistake))
+    told = tell_all(None if mistake is None else one_line(mistake))
     if mistake is not None:
         raise mistake
     for number, other in enumerate(told):

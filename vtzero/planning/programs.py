@@ -19,6 +19,7 @@ from vtzero.parallel.mesh import make_mesh
 from vtzero.parallel.sharding import readers
 from vtzero.planning.chips import Slice
 from vtzero.planning.collectives import Exchange, exchanges
+from vtzero.terminal import short_line
 from vtzero.training.blueprint import blueprint_from_shapes
 from vtzero.training.mesh_choice import chosen_gathering, chosen_mesh
 from vtzero.training.micro_batches import bytes_needed, bytes_on_a_device, possible_parts
@@ -159,8 +160,7 @@ class Plan:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and "hbm" not in str(error).lower():
                 raise
-            reason = " ".join(str(error).split())[:300]
-            return Planned(name, perf_counter() - start, held.total, refused=reason)
+            return Planned(name, perf_counter() - start, held.total, refused=short_line(error))
         memory, own = compiled.memory_analysis(), self._own(name)
         return Planned(
             name=name,

@@ -10,16 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+from vtzero.terminal import error_line, short_line
+
 START_SECONDS = 120.0
 """For the file's own imports."""
-_LONGEST_REASON = 300
 MEMORY_SHARE = 0.5
 """Of the machine's memory."""
 
@@ -32,11 +32,9 @@ class OwnRewardTimeoutError(OwnRewardError):
     """It took longer than it may."""
 
 
-def one_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What it says; of errors that are not ours their kind too, and no more than fits a line."""
-    if isinstance(error, OwnRewardError):
-        return str(error)
-    return " ".join("".join(traceback.format_exception_only(error)).split())[:_LONGEST_REASON]
+    return short_line(error) if isinstance(error, OwnRewardError) else error_line(error)
 
 
 def listed(results: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vtzero.rewards.own import OwnRewardError, listed, one_line
+from vtzero.rewards.own import OwnRewardError, listed, reason_of
 from vtzero.rewards.registry import RewardFunction, own_function
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -45,13 +45,13 @@ def _answer(connection: Any, function: RewardFunction, completions: list[str], c
     try:
         connection.send(("returned", [_plain(result) for result in listed(function(completions, **columns))]))
     except (Exception, SystemExit) as error:
-        connection.send(("raised", one_line(error)))
+        connection.send(("raised", reason_of(error)))
 
 
 def _plain(result: Any) -> Any:
     """A score in a type that the other side knows: it may have no torch."""
     if isinstance(result, Exception):
-        return OwnRewardError(one_line(result))
+        return OwnRewardError(reason_of(result))
     value = result.item() if getattr(result, "ndim", None) == 0 else result
     if value is None or isinstance(value, bool | int | float):
         return value

@@ -28,6 +28,7 @@ from vtzero.rewards.format import (
 )
 from vtzero.rewards.length import length_reward, soft_overlong
 from vtzero.rewards.own import OwnReward
+from vtzero.terminal import error_line
 
 RewardFunction = Callable[..., Sequence[float | Exception | None]]
 """(completions, **columns) -> for each completion a score, None for no score, or why there is none."""
@@ -101,9 +102,8 @@ def _execute(file: Path, spec: str) -> ModuleType:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"reward {spec!r}: running {str(file)!r} failed with {reason}; correct the file"
+            f"reward {spec!r}: running {str(file)!r} failed with {error_line(error)}; correct the file"
         ) from error
     return module
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vtzero.rewards.own import OwnRewardError, OwnRewardTimeoutError, listed, one_line
+from vtzero.rewards.own import OwnRewardError, OwnRewardTimeoutError, listed, reason_of
 from vtzero.rewards.registry import RewardFunction
 
 MOST_TIMEOUTS = 3
@@ -134,10 +134,10 @@ def _scores_one_by_one(
             scores.append(_score(reward, index, result, failures))
         except (Exception, SystemExit) as error:
             timeouts += isinstance(error, OwnRewardTimeoutError)
-            failures.append(RewardFailure(reward.name, index, one_line(error)))
+            failures.append(RewardFailure(reward.name, index, reason_of(error)))
             scores.append(math.nan)
     if len(failures) == failed_before:
-        failures.append(RewardFailure(reward.name, None, f"batch call failed: {one_line(batch_error)}"))
+        failures.append(RewardFailure(reward.name, None, f"batch call failed: {reason_of(batch_error)}"))
     return scores
 
 
@@ -160,7 +160,7 @@ def _score(reward: NamedReward, index: int, result: Any, failures: list[RewardFa
     try:
         return _number(result)
     except Exception as error:
-        failures.append(RewardFailure(reward.name, index, one_line(error)))
+        failures.append(RewardFailure(reward.name, index, reason_of(error)))
         return math.nan
 
 

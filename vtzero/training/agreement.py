@@ -1,9 +1,11 @@
 """Whether a run may begin: its processes agree on the config, and its folder is free."""
 
+import errno
 import tempfile
 from pathlib import Path
 
 from vtzero.config import ConfigError, RunConfig, load_config
+from vtzero.failures import RunFailedError
 from vtzero.parallel.messages import tell_all
 
 FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", "save_total_limit")
@@ -55,6 +57,8 @@ def _check_writable(folder: Path, there: Path) -> None:
     try:
         tempfile.TemporaryDirectory(dir=there, prefix=".vtzero-").cleanup()
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunFailedError(f"cannot write in {there} ({error.strerror}); make room") from error
         raise ConfigError(
             f"output_dir {str(folder)!r}: nothing can be written in {there} ({error.strerror}); "
             "choose another output_dir"

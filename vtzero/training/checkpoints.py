@@ -20,11 +20,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from vtzero.parallel.messages import ask_first
+from vtzero.terminal import error_line
 from vtzero.training.seals import damage, is_sealed, seal, unseal
 
 Name = tuple[str, ...]
 _STATE, _EXTRA = "state", "extra"
-_LONGEST_REASON = 300
 _WRITTEN_AT_ONCE = 256 * 2**20
 """Bytes; a larger piece of an array is written alone. Without a limit Orbax collects the whole packed
 checkpoint before it writes: 3 GiB beside the 4.1 of 2B parameters in bfloat16, and no second less."""
@@ -354,4 +354,4 @@ def _reason(error: BaseException) -> str:
     """The first cause, in one line: Orbax wraps it in errors that list its own registries."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+    return error_line(error)

@@ -5,7 +5,6 @@ Knows files and plain values; knows no arrays of a device, no model and no rewar
 
 import io
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from PIL import Image
 
 from vtzero.data.example import ImageSource
 from vtzero.data.images import open_image
+from vtzero.terminal import one_line
+from vtzero.whole_files import written_whole
 
 FOLDER = "completions"
 _STEM = "completions_"
@@ -75,12 +76,8 @@ def write_completions(folder: str | Path, step: int, rows: Sequence[CompletionRo
     table = _table(step, rows)
     path = Path(folder) / FOLDER / f"{_STEM}{step:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        pq.write_table(table, partial, compression="zstd")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
     return path
 
 
@@ -141,7 +138,7 @@ def _read(path: Path, columns: Sequence[str] | None) -> list[dict[str, Any]]:
                 raise ValueError(f"{path}: has no column {missing[0]!r}")
             rows: list[dict[str, Any]] = file.read(columns=columns).to_pylist()
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: not a readable parquet file ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path}: not a readable parquet file ({one_line(error)})") from error
     return rows
 
 

@@ -38,6 +38,7 @@ from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
 from vtzero.training.watch import Watch, WatchSettings
+from vtzero.whole_files import write_whole
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,7 +58,7 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
         with _Run(config, folder, quiet or not is_first()) as run:
             # Only now: a start that fails for a mistake in the config must not bind the folder to it.
             if is_first():
-                _write_whole(folder / "config.yaml", dump_config(config))
+                write_whole(folder / "config.yaml", dump_config(config))
             return run.to_the_end()
     except KeyboardInterrupt:
         raise Interrupted(_goes_on(config, folder)) from None
@@ -77,13 +78,6 @@ def _goes_on(config: RunConfig, folder: Path) -> str:
 
 def _checkpoints(config: RunConfig, folder: Path) -> Checkpoints:
     return Checkpoints(folder / "checkpoints", keep=config.save_total_limit)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A file that is there whole or not at all, whenever the process is killed."""
-    unfinished = path.with_name(f".{path.name}.partial")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 @dataclass
@@ -290,7 +284,7 @@ class _Run:
         if self._evaluation is not None:
             figures = self._evaluation.before_and_after(self._config.max_steps) | figures
         if is_first():
-            _write_whole(self._folder / "summary.json", json.dumps(figures, indent=2) + "\n")
+            write_whole(self._folder / "summary.json", json.dumps(figures, indent=2) + "\n")
         return figures
 
 

@@ -5,7 +5,6 @@ Knows files and numbers on the host; knows no model, no arrays of a device and n
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from vtzero.rewards.runner import RewardFailure
 from vtzero.rewards.text import AHA_WORDS
 from vtzero.training.completions import remove_completions_after
 from vtzero.training.tensorboard import TensorBoardLog
+from vtzero.whole_files import written_whole
 
 METRICS_FILE = "metrics.jsonl"
 REJECTED_FILE = "rejected.jsonl"
@@ -183,9 +183,8 @@ class _Lines:
 def _cut(path: Path, last_step: int | None) -> None:
     """Drop the torn last line and the lines of later steps; all of it or nothing happens to the file."""
     kept = [line for line, record in _records(path) if last_step is None or record["step"] <= last_step]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(b"".join(line + b"\n" for line in kept))
-    os.replace(partial, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_bytes(b"".join(line + b"\n" for line in kept))
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

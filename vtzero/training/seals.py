@@ -10,6 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from vtzero.terminal import one_line
+from vtzero.whole_files import unfinished_name, written_whole
+
 SEAL = "checksums.json"
 _READERS = 4
 
@@ -19,12 +22,10 @@ def seal(folder: Path) -> None:
 
     Raises OSError as reading and writing do.
     """
-    partial = folder / f".{SEAL}.partial"
-    with partial.open("w", encoding="utf-8") as file:
+    with written_whole(folder / SEAL) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         json.dump(_entries(folder), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, folder / SEAL)
 
 
 def is_sealed(folder: Path) -> bool:
@@ -43,7 +44,7 @@ def damage(folder: Path) -> str | None:
         written = json.loads((folder / SEAL).read_text(encoding="utf-8"))
         found = _entries(folder)
     except (OSError, ValueError) as error:
-        return f"{SEAL} cannot be read ({' '.join(str(error).split())})"
+        return f"{SEAL} cannot be read ({one_line(error)})"
     if not isinstance(written, dict):
         return f"{SEAL} is no table of files"
     for name in sorted(written.keys() | found.keys()):
@@ -57,7 +58,7 @@ def damage(folder: Path) -> str | None:
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    hidden = {folder / SEAL, folder / f".{SEAL}.partial"}
+    hidden = {folder / SEAL, unfinished_name(folder / SEAL)}
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in hidden)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="checksums") as pool:
         names = [path.relative_to(folder).as_posix() for path in files]

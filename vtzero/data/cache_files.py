@@ -10,7 +10,7 @@ from uuid import uuid4
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def cached_whole(path: Path) -> Iterator[Path]:
     """A new file beside `path` to write, which takes that name at the end, and is removed after a failure.
 
     Several may write one `path` at once, each into a file of its own; the first to end stays.

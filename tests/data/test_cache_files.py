@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from vtzero.data.cache_files import cached_whole
 from vtzero.data.hub import write_stream
 from vtzero.data.image_links import fetched_image
-from vtzero.data.whole_files import written_whole
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +86,8 @@ def test_two_that_fetch_one_image_both_have_it(tmp_path):
 
 def test_what_another_has_finished_meanwhile_stays(tmp_path):
     path = tmp_path / "file"
-    with written_whole(path) as later:
-        with written_whole(path) as sooner:
+    with cached_whole(path) as later:
+        with cached_whole(path) as sooner:
             assert later != sooner
             sooner.write_text("whole")
         opened = path.open()
@@ -99,7 +99,7 @@ def test_what_another_has_finished_meanwhile_stays(tmp_path):
 
 def test_a_failure_leaves_nothing(tmp_path):
     def fail():
-        with written_whole(tmp_path / "new" / "file") as unfinished:
+        with cached_whole(tmp_path / "new" / "file") as unfinished:
             unfinished.write_text("half")
             raise OSError("the disk is full")
 
