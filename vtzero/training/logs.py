@@ -32,11 +32,12 @@ class RunLogs:
         """A logged step, with `metrics` in the place of the report's own."""
         step, config = report.index, self._config
         self._metrics.write(step, metrics)
-        shown = report.completions if is_shown(config, step) else ()
+        group = report.completions[: config.num_generations] if is_shown(config, step) else ()
         if self._metrics.tensorboard is not None:
-            self._metrics.tensorboard.show(step, report.samples, shown[: config.num_generations])
+            self._metrics.tensorboard.show(step, report.samples, group)
         if self._wandb is not None:
-            self._wandb.write(step, metrics, report.samples, shown[: config.num_generations])
+            self._wandb.write(step, metrics)
+            self._wandb.show(step, report.samples, group)
         if config.log_completions and report.completions:
             write_completions(self._folder, step, report.completions)
 

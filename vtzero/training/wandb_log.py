@@ -1,4 +1,4 @@
-"""A run for Weights & Biases, whose package is the extra `wandb`.
+"""A run for Weights & Biases, whose package is the extra `wandb`. Knows figures and text on the host.
 
 A resumed run goes on under its id, which its folder keeps; W&B leaves out steps that it has seen already.
 """
@@ -20,7 +20,7 @@ from vtzero.training.completions import CompletionRow
 from vtzero.whole_files import write_whole
 
 ID_FILE = "wandb_id.txt"
-_TABLE = ("step", "prompt", "answer", "completion", "rewards", "advantage")
+_TABLE = ["prompt", "answer", "completion", "rewards", "advantage"]
 
 
 def check_wandb(config: RunConfig) -> None:
@@ -34,8 +34,8 @@ class WandbLog:
 
     def __init__(self, folder: Path, config: RunConfig):
         """Raises ConfigError where W&B refuses, as without a key."""
-        check_wandb(config)
         self._wandb: Any = importlib.import_module("wandb")
+        self._failed = True
         try:
             self._run = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "vtzero"),
@@ -44,40 +44,32 @@ class WandbLog:
                 resume="allow",
                 dir=folder,
                 config=asdict(config),
-                # Its own lines would run through the panel, and what is printed is in the terminal already.
-                settings=self._wandb.Settings(silent=True, console="off"),
+                settings=self._wandb.Settings(silent=True, console="off"),  # its lines would break the panel
             )
         except self._wandb.Error as error:
-            raise ConfigError(
-                f"wandb: {one_line(error)}; log in with `wandb login`, or set WANDB_MODE=offline"
-            ) from None
+            said = f"wandb: {one_line(error)} (WANDB_MODE=offline needs no account)"
+            raise ConfigError(said) from None
 
-    def write(
-        self,
-        step: int,
-        values: Mapping[str, float],
-        samples: Mapping[str, np.ndarray] | None = None,
-        group: Sequence[CompletionRow] = (),
-    ) -> None:
-        """Metrics of a step, a histogram of each of `samples`, and a table of completions."""
-        content: dict[str, Any] = dict(values)
-        for name, numbers in (samples or {}).items():
-            if (finite := numbers[np.isfinite(numbers)]).size:
-                content[name] = self._wandb.Histogram(finite)
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Figures of a step."""
+        self._run.log(dict(values), step=step)
+
+    def show(self, step: int, samples: Mapping[str, np.ndarray], group: Sequence[CompletionRow]) -> None:
+        """A histogram of each of `samples`, and a table of completions."""
+        finite = {name: numbers[np.isfinite(numbers)] for name, numbers in samples.items()}
+        self.write(step, {name: self._wandb.Histogram(some) for name, some in finite.items() if some.size})
         if group:
-            rows = [
-                [step, r.prompt, r.answer, r.completion, str(dict(r.rewards)), r.advantage] for r in group
-            ]
-            content["completions/group"] = self._wandb.Table(columns=list(_TABLE), data=rows)
-        self._run.log(content, step=step)
+            rows = [[r.prompt, r.answer, r.completion, str(dict(r.rewards)), r.advantage] for r in group]
+            self.write(step, {"completions/group": self._wandb.Table(columns=_TABLE, data=rows)})
 
     def finished(self, figures: Mapping[str, Any]) -> None:
         """The figures of a run that is done."""
-        self._run.summary.update({name: v for name, v in figures.items() if not isinstance(v, Mapping)})
+        self._failed = False
+        self._run.summary.update(dict(figures))
 
     def close(self) -> None:
-        """Send what was not sent."""
-        self._run.finish()
+        """Send what was not sent; a run that is not done is marked as failed until it goes on."""
+        self._run.finish(exit_code=int(self._failed))
 
 
 def _run_id(folder: Path) -> str:
