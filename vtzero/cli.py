@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
-from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised
+from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised, signalled
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -58,7 +58,8 @@ def _hold_memory_together() -> None:
 
 def _hear_signals() -> None:
     """SIGTERM is Ctrl-C, from the first moment on: what is under way is ended in order."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signalled)
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> int:

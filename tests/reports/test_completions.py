@@ -53,12 +53,12 @@ def content(chunk):
 
 
 def packed(folder, most_bytes=10**6):
-    result = pack_completions(folder, 0, most_bytes)
+    result = pack_completions(folder, 0, most_bytes, [])
     return result.description, {chunk.name: chunk for chunk in result.chunks}
 
 
 def test_without_tables_there_is_nothing(tmp_path):
-    assert pack_completions(tmp_path, 0, 10**6) is None
+    assert pack_completions(tmp_path, 0, 10**6, []) is None
 
 
 def test_the_index_has_a_line_for_each_completion(tmp_path):
@@ -194,3 +194,16 @@ def test_steps_are_taken_evenly(count):
 )
 def test_right_is_a_whole_point_of_accuracy(rewards, right):
     assert is_right(rewards) is right
+
+
+def test_what_cannot_be_read_is_left_out_and_told(tmp_path):
+    write_run(tmp_path, [1, 2], image=picture(0)[:300])
+    (tmp_path / "completions" / "completions_00003.parquet").write_bytes(b"PAR1")
+    warnings = []
+    result = pack_completions(tmp_path, 0, 10**6, warnings)
+    assert result.description["steps"] == [1, 2]
+    assert "6 of 6 questions are shown without their picture" in result.description["note"]
+    assert [chunk.name for chunk in result.chunks] == ["i0", "r0-s1", "r0-s2"]
+    table, image = warnings
+    assert "completions_00003.parquet: not a readable parquet file" in table
+    assert "cannot be read" in image

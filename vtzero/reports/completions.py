@@ -19,6 +19,7 @@ from PIL import Image
 
 from vtzero.data.images import open_image
 from vtzero.reports.chunks import Chunk
+from vtzero.terminal import one_line
 from vtzero.training.completions import completion_files, read_table
 
 TEXT_SHARE = 0.6
@@ -42,27 +43,19 @@ class Packed:
     chunks: Iterator[Chunk]
 
 
-def pack_completions(folder: Path, run: int, most_bytes: int) -> Packed | None:
+def pack_completions(folder: Path, run: int, most_bytes: int, warnings: list[str]) -> Packed | None:
     """The completions of a run folder in about `most_bytes` of a page; None where there are none.
 
-    Each table is read again when its chunk is taken: all texts of a long run would need gigabytes.
-
-    Raises ValueError naming a table that cannot be read.
+    Each table is read again when its chunk is taken: all texts of a long run would need gigabytes. A table or
+    a picture that cannot be read is left out and told among the `warnings`.
     """
     files = completion_files(folder)
-    if not files:
+    has_pictures = any(map(_holds_pictures, files.values()))
+    index, text_bytes = _indexed(files, run, most_bytes * (TEXT_SHARE if has_pictures else 1), warnings)
+    if not index.steps:
         return None
-    index, text_bytes = _Index(), 0
-    has_pictures = any(row["image"] for row in read_table(files[max(files)]))
-    for step in evenly(sorted(files)):
-        groups = read_groups(files[step])
-        size = _page_bytes(_chunk(run, step, groups, {}).data) + _INDEX_BYTES * sum(map(len, groups))
-        if index.steps and text_bytes + size > most_bytes * (TEXT_SHARE if has_pictures else 1):
-            break
-        text_bytes += size
-        index.add(step, groups)
     kept = sorted(index.steps)
-    pictures = _Pictures(run, most_bytes - text_bytes)
+    pictures = _Pictures(run, most_bytes - text_bytes, warnings)
     for step in evenly(kept) if has_pictures else ():
         pictures.add(step, _first_images(files[step]))
     description = index.description() | {
@@ -71,6 +64,25 @@ def pack_completions(folder: Path, run: int, most_bytes: int) -> Packed | None:
         "index": f"i{run}",
     }
     return Packed(description, _chunks(run, files, kept, index, pictures))
+
+
+def _indexed(
+    files: Mapping[int, Path], run: int, most_bytes: float, warnings: list[str]
+) -> tuple["_Index", int]:
+    """The steps whose texts fit, evenly over the run, one at least; and the bytes that they take."""
+    index, used = _Index(), 0
+    for step in evenly(sorted(files)):
+        try:
+            groups = read_groups(files[step])
+        except ValueError as error:
+            warnings.append(one_line(error))
+            continue
+        size = _page_bytes(_chunk(run, step, groups, {}).data) + _INDEX_BYTES * sum(map(len, groups))
+        if index.steps and used + size > most_bytes:
+            break
+        used += size
+        index.add(step, groups)
+    return index, used
 
 
 def evenly(steps: Sequence[int]) -> Iterator[int]:
@@ -98,6 +110,13 @@ def read_groups(path: Path) -> list[Group]:
 def _grouped(rows: Iterable[Row]) -> list[Group]:
     """Tables of older runs have no number of the group; there a prompt's completions follow each other."""
     return [list(group) for _, group in groupby(rows, key=lambda row: row.get("group", row["prompt"]))]
+
+
+def _holds_pictures(path: Path) -> bool:
+    try:
+        return any(row["image"] for row in read_table(path, ["image"]))
+    except ValueError:
+        return False
 
 
 def _first_images(path: Path) -> list[bytes | None]:
@@ -200,8 +219,8 @@ def _rounded(value: float | None) -> float | None:
 class _Pictures:
     """Pictures as small files, each once however often it is asked about, while there is room."""
 
-    def __init__(self, run: int, most_bytes: float) -> None:
-        self._run, self._left = run, most_bytes
+    def __init__(self, run: int, most_bytes: float, warnings: list[str]) -> None:
+        self._run, self._left, self._warnings = run, most_bytes, warnings
         self._known: dict[bytes, str | None] = {}
         self.names: dict[tuple[int, int], str] = {}
         self.chunks: list[Chunk] = []
@@ -224,7 +243,11 @@ class _Pictures:
         return self._known[digest]
 
     def _stored(self, image: bytes) -> str | None:
-        data, kind = small_picture(image)
+        try:
+            data, kind = small_picture(image)
+        except ValueError as error:
+            self._warnings.append(one_line(error))
+            return None
         self._left -= _page_bytes(data)
         if self._left < 0:
             return None
