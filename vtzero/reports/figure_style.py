@@ -75,6 +75,8 @@ def need_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "matplotlib.figure"):
+            raise
         raise ValueError(
             "figures are drawn by matplotlib, which is not installed: pip install 'vtzero[figures]'"
         ) from error
