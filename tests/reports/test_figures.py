@@ -351,7 +351,7 @@ def test_figures_take_the_place_of_older_ones(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "figures").write_text("")
-    with pytest.raises(NotADirectoryError, match="figures is a file; name a folder"):
+    with pytest.raises(NotADirectoryError, match="figures: no folder can be made there"):
         write_figures(tmp_path / "figures", {"runs": [trained()]})
 
 

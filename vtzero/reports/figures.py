@@ -21,6 +21,7 @@ from vtzero.reports.figure_style import (
     new_panels,
     save,
 )
+from vtzero.whole_files import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,17 +42,15 @@ def write_figures(folder: Path, payload: Mapping[str, Any]) -> list[Path]:
     `reward`, `kl` and `truncation` (the share of responses cut off) over steps; `time-by-phase`.
 
     Returns the files written. Raises ValueError where matplotlib is not installed, and NotADirectoryError
-    where `folder` is a file.
+    where there can be no such folder.
     """
     need_matplotlib()
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; name a folder for the figures")
     runs = read_runs(payload)
     written: list[Path] = []
     with house_style():
         for name, draw in FIGURES.items():
             if (figure := draw(runs)) is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 written += save(figure, folder, name)
     return written
 
