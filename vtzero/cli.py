@@ -205,10 +205,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--scorer", default="strict", help="strict (tags or not), lenient or paper")
 
     scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
-    scenes.add_argument("out", type=Path)
+    scenes.add_argument("out", type=Path, nargs="?", help="folder for the two parquet files")
     scenes.add_argument("--train", type=int, default=1000, help="training rows")
     scenes.add_argument("--test", type=int, default=400, help="held-out rows")
     scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="a picture of the first training rows with their questions and answers; needs no OUT",
+    )
+    scenes.add_argument("--sheet-rows", type=int, default=3, help="of the picture (3)")
+    scenes.add_argument("--sheet-columns", type=int, default=4, help="of the picture (4: one a kind)")
     return parser
 
 
@@ -392,10 +400,12 @@ def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 
 def _scenes(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
-    from vtzero.scenes.dataset import write_scenes
+    from vtzero.scenes.command import SheetSettings, draw
 
-    write_scenes(known.out, train=known.train, test=known.test, seed=known.seed)
-    return {"folder": str(known.out), "train": known.train, "test": known.test}
+    sheet = None
+    if known.sheet is not None:
+        sheet = SheetSettings(known.sheet, rows=known.sheet_rows, columns=known.sheet_columns)
+    return draw(known.out, sheet, train=known.train, test=known.test, seed=known.seed)
 
 
 if __name__ == "__main__":
