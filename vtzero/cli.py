@@ -197,12 +197,19 @@ def _parser() -> argparse.ArgumentParser:
         help="candidates that --search, or the changes to what does not fit, may compile for a slice (6)",
     )
 
-    report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
+    report = _verb(verbs, "report", _report, "one page of your runs: curves, tables, every completion")
     report.add_argument(
         "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
     )
-    report.add_argument("--table", type=int, required=True, help="3, 4 or 5")
-    report.add_argument("--scorer", default="strict", help="strict (tags or not), lenient or paper")
+    report.add_argument("--out", type=Path, help="the page's file (default: report.html of the first run)")
+    report.add_argument("--figures", type=Path, help="a folder for the paper's figures, as PNG and SVG")
+    report.add_argument(
+        "--max-size", type=float, default=30.0, help="MB of the page: what is more is left out evenly (30)"
+    )
+    report.add_argument("--table", type=int, help="print the paper's table 3, 4 or 5 with your rows instead")
+    report.add_argument(
+        "--scorer", default="strict", help="of --table: strict (tags or not), lenient or paper"
+    )
 
     scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
     scenes.add_argument("out", type=Path, nargs="?", help="folder for the two parquet files")
@@ -389,6 +396,10 @@ def _plan(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    if known.table is None:
+        from vtzero.reports.command import report
+
+        return report(known.runs, out=known.out, figures=known.figures, max_megabytes=known.max_size)
     from rich.console import Console
 
     from vtzero.reports.results import read_results

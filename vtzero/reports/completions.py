@@ -4,10 +4,8 @@ What does not fit into the page's size is left out evenly over the run: whole st
 Knows the files of completions; knows no page.
 """
 
-import gzip
 import hashlib
 import io
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from vtzero.data.images import open_image
-from vtzero.reports.chunks import Chunk
+from vtzero.reports.page import Chunk, packed
 from vtzero.terminal import one_line
 from vtzero.training.completions import completion_files, read_table
 
@@ -26,7 +24,6 @@ TEXT_SHARE = 0.6
 """Of the bytes for completions where there are pictures too: texts come first, and most of them tell more."""
 _PICTURE_SIDE = 320  # pixels: what a column of the page shows
 _SMALL_PICTURE = 4096  # bytes: such a file is kept as it is
-_LEVEL = 9  # of gzip
 _INDEX_BYTES = 20  # of a completion, at most: 9 to 15 were measured
 _REWARD = "rewards/"
 _MIME = {"GIF": "image/gif", "JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
@@ -126,7 +123,7 @@ def _first_images(path: Path) -> list[bytes | None]:
 def _chunks(
     run: int, files: Mapping[int, Path], kept: Sequence[int], index: "_Index", pictures: "_Pictures"
 ) -> Iterator[Chunk]:
-    yield Chunk(f"i{run}", _zipped(index.columns()), gzipped=True)
+    yield packed(f"i{run}", index.columns())
     for step in kept:
         yield _chunk(run, step, read_groups(files[step]), pictures.names)
     yield from pictures.chunks
@@ -134,7 +131,7 @@ def _chunks(
 
 def _chunk(run: int, step: int, groups: list[Group], pictures: Mapping[tuple[int, int], str]) -> Chunk:
     content = {"groups": [_group(rows, pictures.get((step, at))) for at, rows in enumerate(groups)]}
-    return Chunk(f"r{run}-s{step}", _zipped(content), gzipped=True)
+    return packed(f"r{run}-s{step}", content)
 
 
 def _group(rows: Group, picture: str | None) -> dict[str, Any]:
@@ -251,7 +248,7 @@ class _Pictures:
         self._left -= _page_bytes(data)
         if self._left < 0:
             return None
-        chunk = Chunk(f"m{self._run}-{len(self.chunks)}", data, mime=_MIME[kind])
+        chunk = Chunk(f"m{self._run}-{len(self.chunks)}", data, gzip=False, mime=_MIME[kind])
         self.chunks.append(chunk)
         return chunk.name
 
@@ -279,11 +276,6 @@ def _note(kept: int, written: int, left_out: int, groups: int) -> str | None:
     if left_out:
         said.append(f"{left_out:,} of {groups:,} questions are shown without their picture")
     return f"{'; '.join(said)}: a greater --max-size keeps more" if said else None
-
-
-def _zipped(content: Any) -> bytes:
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return gzip.compress(text.encode(), _LEVEL, mtime=0)
 
 
 def _page_bytes(data: bytes) -> int:
