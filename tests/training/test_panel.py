@@ -139,7 +139,8 @@ def test_what_models_and_folders_say_is_text():
     shown, file = panel(title="\x1b[2J[bold]run[/bold]")
     assert "\\x1b[2J[bold]run[/bold]" in "\n".join(drawn(shown, file))
     file.truncate(0)
-    row = CompletionRow("q", "\x1b[2J [red]x[/red] :smile: \u202e", {"accuracy": 1.0}, 0.0)
+    scores = {"rewards": {"accuracy": 1.0}, "reward": 1.0, "advantage": 0.0, "length": 3, "terminated": True}
+    row = CompletionRow("q", "\x1b[2J [red]x[/red] :smile: \u202e", **scores)
     shown.completions(1, [row])
     assert "\\x1b[2J [red]x[/red] :smile: \\u202e" in file.getvalue()
 

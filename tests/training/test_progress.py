@@ -12,9 +12,9 @@ from vtzero.training.panel import Panel
 from vtzero.training.progress import JsonLines, Lines, Progress, open_progress
 
 EVALUATION = {"accuracy": 50.0, "accuracy_lenient": 75.0, "mean_length": 9.5, "n": 4, "interval": None}
-HOSTILE = CompletionRow(
-    "\x1b[2Jwho?", "\x1b]0;title\x07 \u202e [red]x[/red]", {"accuracy": math.nan}, 0.0, "2"
-)
+TEXT = "\x1b]0;title\x07 \u202e [red]x[/red]"
+SCORES = {"rewards": {"accuracy": math.nan}, "reward": math.nan, "advantage": 0.0}
+HOSTILE = CompletionRow("\x1b[2Jwho?", TEXT, length=3, terminated=True, answer="2", **SCORES)
 FIGURES = {"steps": 4, "seconds": 2.0}
 
 

@@ -27,8 +27,9 @@ PICTURE = png_bytes(Image.new("RGB", (600, 300)))
 
 def group(step: int, **changed: Any) -> list[CompletionRow]:
     question = {"prompt": f"How many at {step}?", "answer": "2", "image": PICTURE}
-    answers = [{"completion": f"it is {n}", "rewards": {"accuracy": n}, "advantage": -n} for n in range(2)]
-    return [CompletionRow(**question | answer | changed) for answer in answers]
+    shared = {"length": 3, "terminated": True, "advantage": -1.0}
+    answers = [{"completion": f"it is {n}", "rewards": {"accuracy": n}, "reward": 2 * n} for n in range(2)]
+    return [CompletionRow(**shared | question | answer | changed) for answer in answers]
 
 
 def write(folder: Path, steps: range, resume_step: int | None = None) -> Path:
@@ -100,7 +101,12 @@ def test_a_group_is_shown_with_its_picture(tmp_path):
     assert Image.open(io.BytesIO(content)).size == size
     ((step, text),) = pictures_and_texts(tmp_path)["completions/group/text_summary"]
     assert step == 3
-    for said in ("How many at 3?", "right answer: 2", "it is 0", "accuracy 1.00", "advantage -1.00"):
+    for said in (
+        "How many at 3?",
+        "right answer: 2",
+        "it is 0",
+        "reward 2.00 (accuracy 1.00), advantage -1.00",
+    ):
         assert said in text
 
 

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,12 @@ METRICS = {
     "perf/total_num_tokens": 6000.0,
     "perf/time_per_step": 2.0,
 }
-ROW = CompletionRow(
-    "User: How many? \nAssistant:", "It is 2.", {"accuracy": 1.0, "format": math.nan}, 0.5, "2"
-)
+REWARDS = {"accuracy": 1.0, "format": math.nan}
+
+
+def row(completion: str, question: str = "How many?", answer: str = "2") -> CompletionRow:
+    scores = {"rewards": REWARDS, "reward": 1.0, "advantage": 0.5, "length": 7, "terminated": True}
+    return CompletionRow(f"User: {question}", completion, question=question, answer=answer, **scores)
 
 
 def test_a_step_in_one_line():
@@ -64,14 +68,19 @@ def test_what_is_left_goes_by_the_last_steps(monkeypatch):
 
 
 def test_a_completion_is_shown_with_its_question_answer_and_rewards():
-    assert completion_lines(5, ROW) == [
-        "step 5, a completion:",
-        "  prompt      User: How many?",
-        "              Assistant:",
+    assert completion_lines(5, row("It is 2.\nSure.")) == [
+        "step 5, a completion of 7 tokens:",
+        "  question    How many?",
         "  answer      2",
         "  completion  It is 2.",
-        "  rewards     accuracy 1.00  format nan  advantage 0.50",
+        "              Sure.",
+        "  reward      1.00  (accuracy 1.00  format nan)  advantage 0.50",
     ]
+
+
+def test_where_the_question_is_not_known_the_prompt_is_shown():
+    unknown = replace(row("2"), prompt="User: How many?", question="")
+    assert "  question    User: How many?" in completion_lines(1, unknown)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +95,7 @@ def test_a_completion_is_shown_with_its_question_answer_and_rewards():
     ],
 )
 def test_whatever_a_model_writes_is_some_visible_lines(text):
-    row = CompletionRow(text, text, {"accuracy": 0.0}, 0.0, text)
-    lines = completion_lines(1, row)
+    lines = completion_lines(1, row(text, text, text))
     assert len(lines) < 30
     assert max(map(len, lines)) <= 100
     assert all(letter.isprintable() for line in lines for letter in line)
@@ -95,7 +103,7 @@ def test_whatever_a_model_writes_is_some_visible_lines(text):
 
 def test_of_a_long_answer_the_beginning_and_the_end_are_kept():
     text = "\n".join(f"line {number}" for number in range(40))
-    lines = completion_lines(1, CompletionRow("question", text, {}, 0.0))
+    lines = completion_lines(1, row(text))
     assert "  completion  line 0" in lines
     assert f"{'':14}[… 28 lines …]" in lines
     assert f"{'':14}line 39" in lines
@@ -103,9 +111,9 @@ def test_of_a_long_answer_the_beginning_and_the_end_are_kept():
 
 def test_of_a_long_prompt_the_end_is_kept_where_the_question_stands():
     prompt = "\n".join([*map(str, range(40)), "User: where?", "Assistant:"])
-    lines = completion_lines(1, CompletionRow(prompt, "there", {}, 0.0))
+    lines = completion_lines(1, row("there", prompt))
     assert f"{'':14}User: where?" in lines
-    assert "  prompt      [… 36 lines …]" in lines
+    assert "  question    [… 36 lines …]" in lines
 
 
 FIGURES = {
@@ -134,4 +142,4 @@ def test_a_run_without_evaluation_ends_too():
 def test_json_knows_no_nan():
     content = {"a": math.nan, "b": [math.inf, 1.5, "x"], "c": {"d": -math.inf, "e": 3}}
     assert finite(content) == {"a": None, "b": [None, 1.5, "x"], "c": {"d": None, "e": 3}}
-    assert finite(completion_object(ROW))["rewards"] == {"accuracy": 1.0, "format": None}
+    assert finite(completion_object(row("2")))["rewards"] == {"accuracy": 1.0, "format": None}

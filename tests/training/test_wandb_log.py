@@ -48,7 +48,7 @@ except ConfigError as error:
     print(error)
 """
 RESUMED = """
-row = CompletionRow("question", "answer", {"accuracy": 1.0}, 0.5, "2")
+row = CompletionRow("question", "answer", {"accuracy": 1.0}, 1.0, 0.5, 3, True)
 for steps in (range(1, 4), range(3, 6)):
     log = WandbLog(folder, config)
     for step in steps:

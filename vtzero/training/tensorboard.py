@@ -131,7 +131,8 @@ def group_text(group: Sequence[CompletionRow]) -> str:
     parts = [first.prompt, f"right answer: {first.answer}"]
     for number, row in enumerate(group[:_MOST_SHOWN], 1):
         rewards = ", ".join(f"{name} {value:.2f}" for name, value in row.rewards.items())
-        parts += ["", f"{number}: {rewards}, advantage {row.advantage:.2f}", row.completion]
+        scored = f"{number}: reward {row.reward:.2f} ({rewards}), advantage {row.advantage:.2f}"
+        parts += ["", scored, row.completion]
     lines = "\n".join(visible(_shortened(part)) for part in parts).expandtabs().split("\n")
     return "\n".join(f"    {line}" for line in lines)
 

@@ -26,7 +26,7 @@ SHOWN = (
     ("tokens/s", "tokens/s", "{:,.0f}"),
     ("timing_s/step", "s/step", "{:.2f}"),
 )
-_WIDEST, _PROMPT_LINES, _COMPLETION_LINES = 100, 6, 12
+_WIDEST, _QUESTION_LINES, _COMPLETION_LINES = 100, 6, 12
 _LONGEST = 8_000
 """Characters of a text that are looked at: nobody reads ten megabytes line by line."""
 
@@ -90,19 +90,20 @@ def evaluation_line(step: int, measured: Mapping[str, Any]) -> str:
 
 
 def completion_lines(step: int, row: CompletionRow, width: int = _WIDEST) -> list[str]:
-    """A completion with its prompt, the right answer and its rewards, without the middle of a long text."""
+    """A completion with its question, the right answer and its rewards, without the middle of a long text."""
     rewards = "  ".join(f"{visible(name)} {value:.2f}" for name, value in row.rewards.items())
+    asked = row.question or row.prompt
     parts = (
-        # The question stands near the end of a prompt.
-        ("prompt", _cut(row.prompt, width, first=0, last=_PROMPT_LINES)),
+        # What is asked stands near the end.
+        ("question", _cut(asked, width, first=0, last=_QUESTION_LINES)),
         ("answer", _cut(row.answer, width, first=1, last=0)),
         (
             "completion",
             _cut(row.completion, width, first=_COMPLETION_LINES // 2, last=_COMPLETION_LINES // 2),
         ),
-        ("rewards", [f"{rewards}  advantage {row.advantage:.2f}"]),
+        ("reward", [f"{row.reward:.2f}  ({rewards})  advantage {row.advantage:.2f}"]),
     )
-    return [f"step {step}, a completion:", *_labelled(parts)]
+    return [f"step {step}, a completion of {row.length} tokens:", *_labelled(parts)]
 
 
 _INDENT = 14
@@ -155,9 +156,12 @@ def finite(value: Any) -> Any:
 def completion_object(row: CompletionRow) -> dict[str, Any]:
     """A completion for JSON; of its picture nothing."""
     return {
+        "question": row.question,
         "prompt": row.prompt,
         "answer": row.answer,
         "completion": row.completion,
+        "length": row.length,
         "rewards": dict(row.rewards),
+        "reward": row.reward,
         "advantage": row.advantage,
     }

@@ -20,7 +20,7 @@ from vtzero.training.completions import CompletionRow
 from vtzero.whole_files import write_whole
 
 ID_FILE = "wandb_id.txt"
-_TABLE = ["prompt", "answer", "completion", "rewards", "advantage"]
+_TABLE = ["prompt", "answer", "completion", "reward", "advantage"]
 
 
 def check_wandb(config: RunConfig) -> None:
@@ -59,7 +59,7 @@ class WandbLog:
         finite = {name: numbers[np.isfinite(numbers)] for name, numbers in samples.items()}
         self.write(step, {name: self._wandb.Histogram(some) for name, some in finite.items() if some.size})
         if group:
-            rows = [[r.prompt, r.answer, r.completion, str(dict(r.rewards)), r.advantage] for r in group]
+            rows = [[r.prompt, r.answer, r.completion, r.reward, r.advantage] for r in group]
             self.write(step, {"completions/group": self._wandb.Table(columns=_TABLE, data=rows)})
 
     def finished(self, figures: Mapping[str, Any]) -> None:

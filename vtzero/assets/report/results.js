@@ -1,0 +1,364 @@
+// What training did: the headline of each run, the paper's Figures 1, 2 and 4, and the table of results.
+"use strict";
+
+const Results = (() => {
+  const { absent, choice, el, said, tick } = Dom;
+  const { fixed, interval, isNumber, NONE, percent, whole } = Numbers;
+  const NO_EVALUATION = "has no evaluation yet: set eval_data.";
+
+  function headline(runs) {
+    return el("div", { class: "cards" }, runs.map(card));
+  }
+
+  function card(run) {
+    const finished = run.status === "finished";
+    const benchmark = Runs.benchmarks([run])[0];
+    const name = run.name && run.name !== run.title ? el("p", { class: "run-name" }, said(run.name)) : null;
+    return el(
+      "article",
+      { class: "card" },
+      el("header", {}, Charts.swatch(run.look, true), el("h3", {}, said(run.title)), status(run, finished)),
+      name,
+      benchmark === undefined ? absent(`This run ${NO_EVALUATION}`) : beforeAfter(run, benchmark),
+      el(
+        "dl",
+        { class: "facts" },
+        facts(run).map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))),
+      ),
+      run.warnings.length
+        ? el("a", { class: "warned", href: "#recipe" }, Numbers.plural(run.warnings.length, "warning"))
+        : null,
+    );
+  }
+
+  function status(run, finished) {
+    return run.status ? el("span", { class: finished ? "status" : "status open" }, run.status) : null;
+  }
+
+  function beforeAfter(run, benchmark) {
+    const { before, after } = Runs.ends(run, benchmark);
+    const now = after || before;
+    const accuracy = (one) => (one ? fixed(one.accuracy, 1) : null);
+    const tokens = (one) => (one ? fixed(one.mean_length, 1) : null);
+    const lenient =
+      now && isNumber(now.accuracy_lenient)
+        ? el(
+            "small",
+            {},
+            "lenient ",
+            arrow(before && after && before.accuracy_lenient, now.accuracy_lenient),
+            " %",
+          )
+        : null;
+    return el(
+      "div",
+      { class: "changes" },
+      change("Accuracy", before && after ? accuracy(before) : null, accuracy(now), "%", [
+        el("small", {}, `95 %: ${interval(now.accuracy_interval)} · n = ${whole(now.n)} · `, said(benchmark)),
+        lenient,
+      ]),
+      change("Mean length", before && after ? tokens(before) : null, tokens(now), "tokens", [
+        el("small", {}, `evaluated at step ${whole(now.step)}`),
+        isNumber(now.clipped_ratio) ? el("small", {}, `truncated ${percent(100 * now.clipped_ratio)}`) : null,
+      ]),
+    );
+  }
+
+  function arrow(before, after) {
+    return isNumber(before) ? `${fixed(before, 1)} → ${fixed(after, 1)}` : fixed(after, 1);
+  }
+
+  function change(name, before, after, unit, notes) {
+    const from =
+      before === null ? null : [el("span", { class: "from" }, before), el("span", { class: "to" }, " → ")];
+    return el(
+      "div",
+      { class: "change" },
+      el("h4", {}, name),
+      el("p", { class: "big" }, from, after, el("span", { class: "unit" }, ` ${unit}`)),
+      notes,
+    );
+  }
+
+  function facts(run) {
+    const summary = run.summary || {};
+    const done = isNumber(run.last_step) ? whole(run.last_step) : NONE;
+    const steps =
+      isNumber(run.max_steps) && run.max_steps !== run.last_step
+        ? `${done} of ${whole(run.max_steps)}`
+        : done;
+    const speed = isNumber(summary.tokens_per_second)
+      ? summary.tokens_per_second
+      : Runs.mean(run, "perf/throughput");
+    const reward = Runs.last(run, "reward");
+    return [
+      ["steps", steps],
+      ["wall time", Numbers.duration(summary.seconds)],
+      ["tokens/s", whole(speed)],
+      ...(reward === null ? [] : [["last reward", fixed(reward, 2)]]),
+    ];
+  }
+
+  // Figures 1 and 2 and the table follow one choice of benchmark and scoring.
+  function figures(runs, whereTable) {
+    const benchmarks = Runs.benchmarks(runs);
+    const place = el("div", {});
+    const state = { benchmark: benchmarks[0], scoring: "accuracy", every: false };
+    let charts = [];
+    function show() {
+      charts.forEach((chart) => chart.remove());
+      charts = lengthAndAccuracy(runs, state);
+      place.replaceChildren(...compact([pair(charts), bars(runs, state)]));
+      whereTable.replaceChildren(...compact([everyTick(), table(runs, state)]));
+    }
+    function everyTick() {
+      const more = runs.some((run) => Runs.evaluations(run, state.benchmark).length > 2);
+      return (
+        more &&
+        tick("every evaluation", state.every, (value) => {
+          state.every = value;
+          show();
+          whereTable.querySelector("input").focus();
+        })
+      );
+    }
+    show();
+    return el("div", {}, controls(runs, state, show), place);
+  }
+
+  const compact = (list) => list.filter(Boolean);
+
+  function controls(runs, state, show) {
+    const benchmarks = Runs.benchmarks(runs);
+    const scorings = Runs.scorings(runs);
+    const set = (key) => (value) => {
+      state[key] = value;
+      show();
+    };
+    return el(
+      "div",
+      { class: "toolbar" },
+      benchmarks.length > 1
+        ? choice(
+            "Benchmark",
+            benchmarks.map((name) => [name, name]),
+            state.benchmark,
+            set("benchmark"),
+          )
+        : null,
+      scorings.length > 1 ? choice("Scored", scorings, state.scoring, set("scoring")) : null,
+    );
+  }
+
+  // Two panels over the same steps, their plots one above the other.
+  function lengthAndAccuracy(runs, { benchmark, scoring }) {
+    const accuracy = runs.map((run) => accuracySeries(run, benchmark, scoring)).filter(Boolean);
+    const length = runs.flatMap((run) => lengthSeries(run, benchmark));
+    const domain = Scales.extent([...accuracy, ...length].flatMap((one) => one.x)) || [0, 1];
+    const shared = { domain, left: 48, height: 230 };
+    const charts = [];
+    if (accuracy.length) {
+      const title = `Accuracy on ${benchmark}`;
+      charts.push(
+        Charts.lines({ ...shared, title, unit: "%", series: accuracy, range: [0, accuracyTop(accuracy)] }),
+      );
+    }
+    if (length.length)
+      charts.push(Charts.lines({ ...shared, title: "Mean response length", unit: "tokens", series: length }));
+    return charts;
+  }
+
+  const accuracyTop = (series) =>
+    Math.min(100, 10 * Math.ceil(Math.max(10, ...series.flatMap((one) => [...one.y, ...one.high])) / 10));
+
+  function accuracySeries(run, benchmark, scoring) {
+    const own = Runs.evaluations(run, benchmark).filter(
+      (one) => isNumber(one[scoring]) && isNumber(one.step),
+    );
+    if (!own.length) return null;
+    const bound = (side) => own.map((one) => (one[`${scoring}_interval`] || [null, null])[side]);
+    const x = own.map((one) => one.step);
+    const y = own.map((one) => one[scoring]);
+    return {
+      name: run.title,
+      run: run.number,
+      look: run.look,
+      points: true,
+      x,
+      y,
+      low: bound(0),
+      high: bound(1),
+    };
+  }
+
+  // Of the answers sampled in training, and as marks of those evaluated.
+  function lengthSeries(run, benchmark) {
+    const own = Runs.evaluations(run, benchmark).filter(
+      (one) => isNumber(one.mean_length) && isNumber(one.step),
+    );
+    const sampled = Runs.series(run, "completions/mean_length");
+    const base = { run: run.number, look: run.look };
+    const found = sampled ? [{ ...base, ...sampled, name: `${run.title}, sampled` }] : [];
+    if (!own.length) return found;
+    const evaluated = { x: own.map((one) => one.step), y: own.map((one) => one.mean_length), points: true };
+    const look = sampled ? { ...run.look, dash: "2 4" } : run.look;
+    return [...found, { ...base, ...evaluated, look, name: `${run.title}, evaluated` }];
+  }
+
+  function pair(charts) {
+    if (!charts.length) return absent(`No run ${NO_EVALUATION}`);
+    return figure(
+      "Figure 1",
+      "Accuracy and mean response length over steps, with 95 % intervals.",
+      charts.map((chart) => chart.element),
+      "panels",
+    );
+  }
+
+  function figure(name, caption, content, kind) {
+    return el(
+      "section",
+      { class: "figure" },
+      el("div", { class: kind }, content),
+      el("p", { class: "caption" }, el("b", {}, `${name}.`), ` ${caption}`),
+    );
+  }
+
+  function bars(runs, { benchmark, scoring }) {
+    const rows = Runs.rows(runs, benchmark);
+    if (!rows.length) return null;
+    const row = (figures, { name, look }) => ({
+      name,
+      look,
+      value: figures && figures[scoring],
+      interval: figures && figures[`${scoring}_interval`],
+    });
+    const panels = Runs.benchmarks(runs).map((name) => {
+      const own = Runs.rows(runs, name);
+      return Bars.panel(
+        name,
+        count(own.map((one) => one.evaluation)),
+        own.map((one) => row(one.evaluation, one)),
+      );
+    });
+    for (const task of tasks(rows)) {
+      const figuresOf = (one) => (one.evaluation.tasks || {})[task];
+      panels.push(
+        Bars.panel(
+          task,
+          count(rows.map(figuresOf)),
+          rows.map((one) => row(figuresOf(one), one)),
+        ),
+      );
+    }
+    return figure(
+      "Figure 2",
+      "Accuracy of the base and of each run's last evaluation, in percent, with 95 % intervals.",
+      panels,
+      "bar-panels",
+    );
+  }
+
+  const tasks = (rows) => [...new Set(rows.flatMap((row) => Object.keys(row.evaluation.tasks || {})))];
+
+  function count(evaluations) {
+    const counts = [...new Set(evaluations.filter(Boolean).map((one) => one.n))];
+    return counts.length === 1 && isNumber(counts[0]) ? `n = ${whole(counts[0])}` : null;
+  }
+
+  function lengths(runs) {
+    const series = runs.map((run) => {
+      const sampled = Runs.series(run, "completions/mean_length");
+      return sampled && { ...sampled, name: run.title, run: run.number, look: run.look };
+    });
+    const found = series.filter(Boolean);
+    if (!found.length) return absent("No run has sampled answers, so there is no length to follow.");
+    const chart = Charts.lines({
+      title: "Response length of sampled answers",
+      metric: "completions/mean_length",
+      unit: "tokens",
+      series: found,
+      height: 280,
+    });
+    return figure(
+      "Figure 4",
+      "Mean length of the answers sampled at each step.",
+      [chart.element],
+      "panels wide",
+    );
+  }
+
+  function table(runs, { benchmark, scoring, every }) {
+    const shown = runs.flatMap((run) =>
+      chosen(run, benchmark, every).map((evaluation) => ({ run, evaluation })),
+    );
+    if (!shown.length) return absent(`No run ${NO_EVALUATION}`);
+    const columns = tasks(shown);
+    const scorings = Runs.scorings(runs);
+    const head = [
+      "Run",
+      "Step",
+      "n",
+      ...scorings.map(([, name]) => name),
+      ...columns,
+      "Length",
+      "Truncated",
+      "Rejected",
+    ];
+    const cells = ({ run, evaluation }) => [
+      whole(evaluation.step),
+      whole(evaluation.n),
+      ...scorings.map(([key]) => score(evaluation, key)),
+      ...columns.map((task) => score((evaluation.tasks || {})[task] || {}, scoring)),
+      fixed(evaluation.mean_length, 1),
+      isNumber(evaluation.clipped_ratio) ? percent(100 * evaluation.clipped_ratio) : NONE,
+      whole(evaluation.rejected),
+    ];
+    const rows = shown.map((row) =>
+      el(
+        "tr",
+        {},
+        el("th", { scope: "row" }, said(row.run.title)),
+        cells(row).map((cell) => el("td", {}, cell)),
+      ),
+    );
+    const scored = (Runs.SCORINGS.find(([key]) => key === scoring) || [])[1];
+    return wide(
+      `Results on ${benchmark}`,
+      el(
+        "table",
+        {},
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            head.map((name) => el("th", { scope: "col" }, said(name))),
+          ),
+        ),
+        el("tbody", {}, rows),
+      ),
+      `Accuracy in percent with its 95 % interval; tasks are scored ${scored}. Length in tokens.`,
+    );
+  }
+
+  function chosen(run, benchmark, every) {
+    const { before, after } = Runs.ends(run, benchmark);
+    return every ? Runs.evaluations(run, benchmark) : [before, after].filter(Boolean);
+  }
+
+  function score(figures, key) {
+    if (!isNumber(figures[key])) return NONE;
+    const range = figures[`${key}_interval`];
+    return [fixed(figures[key], 1), range ? el("small", {}, interval(range)) : null];
+  }
+
+  // A table that scrolls inside its own frame where the page is narrow.
+  function wide(label, content, caption) {
+    const frame = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
+    return el("div", {}, frame, caption && el("p", { class: "caption" }, caption));
+  }
+
+  return { figures, headline, lengths, wide };
+})();
