@@ -1,4 +1,4 @@
-"""One HTML page that shows runs, written to a file piece by piece. Knows no run folder: it is given what to show.
+"""One HTML page that shows runs, written piece by piece. Knows no run folder: it is given what to show.
 
 The page asks for nothing outside itself. Its scripts and styles are those of `assets/report`, and its
 Content-Security-Policy lets nothing else run, so that text of models and data can only be text.
@@ -48,8 +48,9 @@ _PIECE = 3 * 2**16  # bytes; a multiple of 3, so that the pieces' base64 can be 
 class Chunk:
     """A part of the page that is decoded only when it is shown.
 
-    `name` is `iRUN` (a run's index), `rRUN-sSTEP` (a step's groups) or `mNUMBER` (a picture). `data` is embedded
-    as it is: a gzip stream of JSON where `gzip` is true (`packed` makes one), else a file of type `mime`.
+    `name` is `iRUN` (a run's index), `rRUN-sSTEP` (a step's groups) or `mNUMBER` (a picture). `data` is
+    embedded as it is: a gzip stream of JSON where `gzip` is true (`packed` makes one), else a file of type
+    `mime`.
     """
 
     name: str
@@ -72,7 +73,7 @@ def packed(name: str, value: Any) -> Chunk:
 def write_page(path: Path, payload: Mapping[str, Any], chunks: Iterable[Chunk]) -> None:
     """Write the page of a payload and its chunks, which are taken one at a time and not kept.
 
-    The same payload and chunks give the same bytes. A number that is none (NaN, infinity) is null in the page.
+    The same payload and chunks give the same bytes. NaN and infinity are null in the page.
 
     Raises ValueError for a name that two chunks have; then no page is written, and an earlier one stays.
     """
@@ -96,7 +97,7 @@ def _frame(payload: Mapping[str, Any]) -> tuple[str, str]:
     parts = {
         "policy": _policy(style, scripts),
         "style": f"<style>{style}</style>",
-        # `<` would end the element or begin a comment; U+2028 and all else beyond ASCII is escaped by `_json`.
+        # `<` would end the element or begin a comment; `_json` escapes U+2028 and all else beyond ASCII.
         "payload": _json(payload).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"),
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }

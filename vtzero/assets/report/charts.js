@@ -53,6 +53,7 @@ const Charts = (() => {
       this.logScale =
         spec.log === "auto" ? Scales.wantsLog(spec.series.flatMap((one) => one.y)) : Boolean(spec.log);
       this.plot = svg("svg", { class: "plot", role: "img", tabindex: 0, "aria-label": this.summary() });
+      this.plot.style.height = `${this.spec.height}px`;
       this.value = el("span", { class: "value" });
       this.legend = el("div", { class: "chart-legend" });
       this.element = el("figure", { class: "chart" }, this.head(), this.plot, this.legend);
