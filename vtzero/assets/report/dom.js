@@ -82,5 +82,11 @@ const Dom = (() => {
     return el("label", { class: "tick" }, box, label);
   }
 
-  return { absent, choice, el, hiddenIn, plain, said, svg, tick };
+  // A table that scrolls inside its own frame where the page is narrow.
+  function wide(label, content, caption) {
+    const frame = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
+    return el("div", {}, frame, caption && el("p", { class: "caption" }, caption));
+  }
+
+  return { absent, choice, el, hiddenIn, plain, said, svg, tick, wide };
 })();

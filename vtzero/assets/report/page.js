@@ -25,6 +25,7 @@
   }
 
   function sections(runs) {
+    Charts.smoothFor(Math.max(...runs.map((run) => (run.metrics.step || []).length)));
     const table = el("div", {});
     const figures = guarded(() => Results.figures(runs, table));
     return [
@@ -32,7 +33,7 @@
         "summary",
         "Summary",
         null,
-        guarded(() => Results.headline(runs)),
+        guarded(() => Summary.headline(runs)),
       ),
       section(
         "accuracy",
