@@ -179,7 +179,7 @@ const Charts = (() => {
       const visible = this.shown();
       const [domainX, domainY] = this.domains(visible);
       this.layOut(domainX, domainY);
-      this.axes(domainX, domainY);
+      this.axes(domainX);
       visible.filter((one) => !one.points).forEach((one) => this.drawCurve(one));
       const points = visible.filter((one) => one.points);
       points.forEach((one) => this.drawPoints(one, points.length <= CLEAR));
@@ -210,7 +210,7 @@ const Charts = (() => {
       this.sy = scale(domainY, [this.box.bottom, this.box.top]);
     }
 
-    axes(domainX, domainY) {
+    axes(domainX) {
       const { left, right, top, bottom } = this.box;
       const grid = svg("g", { class: "axes" });
       for (const tick of this.ticksY) {

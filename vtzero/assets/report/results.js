@@ -213,7 +213,7 @@ const Results = (() => {
       "Truncated",
       "Rejected",
     ];
-    const cells = ({ run, evaluation }) => [
+    const cells = ({ evaluation }) => [
       whole(evaluation.step),
       whole(evaluation.n),
       ...scorings.map(([key]) => score(evaluation, key)),
