@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
-from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised
+from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised, signalled
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -58,7 +58,8 @@ def _hold_memory_together() -> None:
 
 def _hear_signals() -> None:
     """SIGTERM is Ctrl-C, from the first moment on: what is under way is ended in order."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signalled)
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> int:
@@ -196,18 +197,33 @@ def _parser() -> argparse.ArgumentParser:
         help="candidates that --search, or the changes to what does not fit, may compile for a slice (6)",
     )
 
-    report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
+    report = _verb(verbs, "report", _report, "one page of your runs: curves, tables, every completion")
     report.add_argument(
         "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
     )
-    report.add_argument("--table", type=int, required=True, help="3, 4 or 5")
-    report.add_argument("--scorer", default="strict", help="strict (tags or not), lenient or paper")
+    report.add_argument("--out", type=Path, help="the page's file (default: report.html of the first run)")
+    report.add_argument("--figures", type=Path, help="a folder for the paper's figures, as PNG and SVG")
+    report.add_argument(
+        "--max-size", type=float, default=30.0, help="MB of the page: what is more is left out evenly (30)"
+    )
+    report.add_argument("--table", type=int, help="print the paper's table 3, 4 or 5 with your rows instead")
+    report.add_argument(
+        "--scorer", default="strict", help="of --table: strict (tags or not), lenient or paper"
+    )
 
     scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
-    scenes.add_argument("out", type=Path)
+    scenes.add_argument("out", type=Path, nargs="?", help="folder for the two parquet files")
     scenes.add_argument("--train", type=int, default=1000, help="training rows")
     scenes.add_argument("--test", type=int, default=400, help="held-out rows")
     scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="a picture of the first training rows with their questions and answers; needs no OUT",
+    )
+    scenes.add_argument("--sheet-rows", type=int, default=3, help="of the picture (3)")
+    scenes.add_argument("--sheet-columns", type=int, default=4, help="of the picture (4: one a kind)")
     return parser
 
 
@@ -380,6 +396,10 @@ def _plan(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    if known.table is None:
+        from vtzero.reports.command import report
+
+        return report(known.runs, out=known.out, figures=known.figures, max_megabytes=known.max_size)
     from rich.console import Console
 
     from vtzero.reports.results import read_results
@@ -391,10 +411,12 @@ def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 
 def _scenes(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
-    from vtzero.scenes.dataset import write_scenes
+    from vtzero.scenes.command import SheetSettings, draw
 
-    write_scenes(known.out, train=known.train, test=known.test, seed=known.seed)
-    return {"folder": str(known.out), "train": known.train, "test": known.test}
+    sheet = None
+    if known.sheet is not None:
+        sheet = SheetSettings(known.sheet, rows=known.sheet_rows, columns=known.sheet_columns)
+    return draw(known.out, sheet, train=known.train, test=known.test, seed=known.seed)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vtzero.terminal import one_line
 
@@ -16,6 +16,19 @@ DONE, FAILED, MISTAKE, GOES_ON, INTERRUPTED = 0, 1, 2, 75, 130
 _MISTAKES = (FileNotFoundError, FileExistsError, NotADirectoryError, ValueError)
 _LONGEST_REASON = 200
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class Signalled(KeyboardInterrupt):
+    """A signal asked this process to end.
+
+    Not KeyboardInterrupt itself: where one leaves a text that is run by `exec`, as the making of a dataclass
+    is, Python ends its process by SIGINT in the end, although the exception was caught.
+    """
+
+
+def signalled(*_: object) -> NoReturn:
+    """A handler of signals."""
+    raise Signalled
 
 
 class RunFailedError(Exception):

@@ -1,4 +1,4 @@
-"""One HTML page that shows runs, written piece by piece. Knows no run folder: it is given what to show.
+"""One HTML page that shows runs, written to a file piece by piece. Knows no run folder.
 
 The page asks for nothing outside itself. Its scripts and styles are those of `assets/report`, and its
 Content-Security-Policy lets nothing else run, so that text of models and data can only be text.
@@ -40,7 +40,7 @@ SCRIPTS = (
 """In the order in which the page reads them: each uses those before it."""
 
 _ASSETS = files("vtzero") / "assets" / "report"
-_NAME = re.compile(r"i\d+|m\d+|r\d+-s\d+")
+_NAME = re.compile(r"i\d+|m\d+-\d+|r\d+-s\d+")
 _IMAGE = re.compile(r"image/[a-z0-9.+-]+")
 _PIECE = 3 * 2**16  # bytes; a multiple of 3, so that the pieces' base64 can be joined
 
@@ -49,7 +49,7 @@ _PIECE = 3 * 2**16  # bytes; a multiple of 3, so that the pieces' base64 can be 
 class Chunk:
     """A part of the page that is decoded only when it is shown.
 
-    `name` is `iRUN` (a run's index), `rRUN-sSTEP` (a step's groups) or `mNUMBER` (a picture). `data` is
+    `name` is `iRUN` (a run's index), `rRUN-sSTEP` (a step's groups) or `mRUN-NUMBER` (a picture). `data` is
     embedded as it is: a gzip stream of JSON where `gzip` is true (`packed` makes one), else a file of type
     `mime`.
     """
@@ -61,7 +61,7 @@ class Chunk:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} is no name of a chunk; they are i0, r0-s10 and m0")
+            raise ValueError(f"{self.name!r} is no name of a chunk; they are i0, r0-s10 and m0-0")
         if self.mime is not None and not _IMAGE.fullmatch(self.mime):
             raise ValueError(f"chunk {self.name}: {self.mime!r} is no type of an image")
 
@@ -98,7 +98,7 @@ def _frame(payload: Mapping[str, Any]) -> tuple[str, str]:
     parts = {
         "policy": _policy(style, scripts),
         "style": f"<style>{style}</style>",
-        # `<` would end the element or begin a comment; `_json` escapes U+2028 and all else beyond ASCII.
+        # `<` would end the element or begin a comment; all beyond ASCII is escaped by `_json`.
         "payload": _json(payload).replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"),
         "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
     }

@@ -39,6 +39,7 @@ class Asked:
 
     id: str
     text: str
+    question: str
     answer: str
     task: str
     tokens: int
@@ -249,7 +250,7 @@ class GRPO:
         metrics["reward_failures"] = float(len(scored.rewards.failures))
         metrics |= failure_metrics(names, scored.rewards.failures)
         logged = self._config.log_completions and self._is_logged(begun.index)
-        rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
+        rows = self._rows(batch.prompts, scored, drawn, names, advantages.reshape(-1)) if logged else []
         failures = [self._failed(failure, scored.asked) for failure in scored.rewards.failures]
         skipped = _learned(scored) if metrics["skipped_updates"] else []
         return StepReport(begun.index, metrics, rows, batch.rejected, failures, skipped)
@@ -284,6 +285,7 @@ class GRPO:
         self,
         prompts: Sequence[PreparedPrompt],
         scored: Scored,
+        drawn: Drawn,
         names: Sequence[str],
         advantages: np.ndarray,
     ) -> list[CompletionRow]:
@@ -291,12 +293,19 @@ class GRPO:
         pictures = self._share.bring([_picture(prompt) for prompt in prompts])
         if pictures is None:
             return []
+        lengths, terminated = drawn.lengths.reshape(-1), drawn.terminated.reshape(-1)
         return [
             CompletionRow(
                 prompt=asked[place // group].text,
                 completion=text,
                 rewards={name: scored.rewards.per_function[i, place] for i, name in enumerate(names)},
+                reward=float(scored.rewards.total[place]),
                 advantage=float(advantages[place]),
+                length=int(lengths[place]),
+                terminated=bool(terminated[place]),
+                group=place // group,
+                id=asked[place // group].id,
+                question=asked[place // group].question,
                 answer=asked[place // group].answer,
                 task=asked[place // group].task,
                 image=pictures[place // group],
@@ -323,7 +332,8 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
 
 def _asked(prompt: PreparedPrompt) -> Asked:
     images = tuple(int(count) for count in np.bincount(prompt.segments)[1:])
-    return Asked(prompt.id, prompt.text, prompt.answer, prompt.task, len(prompt.ids), images)
+    question = prompt.example.question
+    return Asked(prompt.id, prompt.text, question, prompt.answer, prompt.task, len(prompt.ids), images)
 
 
 def _together(parts: Sequence[Scored], samples: Sequence[int]) -> Scored:

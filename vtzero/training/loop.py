@@ -25,6 +25,7 @@ from vtzero.training.agreement import check_agreement, check_folder
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
 from vtzero.training.completions import write_completions
+from vtzero.training.environment import environment
 from vtzero.training.grpo import GRPO
 from vtzero.training.held_out import HeldOut
 from vtzero.training.huggingface import save_model
@@ -59,6 +60,7 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
             # Only now: a start that fails for a mistake in the config must not bind the folder to it.
             if is_first():
                 write_whole(folder / "config.yaml", dump_config(config))
+                write_whole(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
             return run.to_the_end()
     except KeyboardInterrupt:
         raise Interrupted(_goes_on(config, folder)) from None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
 
+from vtzero.failures import Signalled
 from vtzero.parallel.messages import tell_all
 
 Value = TypeVar("Value")
@@ -68,7 +69,7 @@ class StopRequest:
     def _heard(self, number: int, _: FrameType | None) -> None:
         self._asked.set()
         if self.immediate:
-            raise KeyboardInterrupt
+            raise Signalled
 
     def _listen(self) -> None:
         wishes = 0
