@@ -18,6 +18,8 @@ Value = TypeVar("Value")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_TELLING = 1.0  # seconds
+
 
 class Stopped(Exception):
     """A step was given up at a safe point: the state is that of the step before."""
@@ -29,8 +31,12 @@ class StopRequest:
     To be entered in the main thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[int], None] = lambda count: None) -> None:
+        """`heard` is called in another thread with the number of signals so far; after the second the process
+        ends, a second later at the latest where it does not return.
+        """
         self.immediate = True
+        self._tell = heard
         self._asked = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
 
@@ -79,6 +85,9 @@ class StopRequest:
                     continue
                 wishes += 1
                 self._asked.set()
+                teller = threading.Thread(target=self._tell, args=(wishes,), daemon=True)
+                teller.start()
+                teller.join(timeout=_TELLING)  # a terminal that is halted must not keep the process
                 if wishes > 1 and not self.immediate:
                     os._exit(128 + number)
         self._read.close()
