@@ -76,6 +76,8 @@ def test_the_index_has_a_line_for_each_completion(tmp_path):
     assert [index["tasks"][number] for number in index["task"]] == (
         ["Count"] * 4 + ["Depth"] * 4 + ["Count"] * 4
     ) * 2
+    questions = [index["questions"][number] for number in index["question"]]
+    assert questions == (["row-0"] * 4 + ["row-1"] * 4 + ["row-2"] * 4) * 2
     assert index["reward"][:4] == [1, 2, 1, 2]
     assert index["length"][:4] == [10, 11, 12, 13]
 

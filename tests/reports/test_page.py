@@ -67,16 +67,16 @@ def test_chunks_come_back_as_they_were(tmp_path):
     elements = Elements(page_of(tmp_path, {"runs": []}, [packed("r0-s10", {"text": HOSTILE}), picture()]))
     (step,) = elements.of(id="r0-s10")
     assert json.loads(gzip.decompress(base64.b64decode(step))) == {"text": HOSTILE}
-    (image,) = elements.of(id="m0")
+    (image,) = elements.of(id="m0-0")
     assert base64.b64decode(image) == picture().data
-    assert ("script", {"type": "text/plain", "id": "m0", "data-type": "image/png"}) in elements.found
+    assert ("script", {"type": "text/plain", "id": "m0-0", "data-type": "image/png"}) in elements.found
 
 
 def test_a_large_chunk_is_one_base64_text(tmp_path):
     data = bytes(range(256)) * 3000
-    (text,) = Elements(page_of(tmp_path, {"runs": []}, [Chunk("m7", data, gzip=False, mime="image/png")])).of(
-        id="m7"
-    )
+    (text,) = Elements(
+        page_of(tmp_path, {"runs": []}, [Chunk("m0-7", data, gzip=False, mime="image/png")])
+    ).of(id="m0-7")
     assert base64.b64decode(text, validate=True) == data
 
 
@@ -117,7 +117,7 @@ def test_what_is_no_number_is_null(tmp_path):
 
 def test_chunks_are_written_as_they_come(tmp_path):
     size, count = 2**20, 60
-    chunks = (Chunk(f"m{number}", bytes(size), gzip=False, mime="image/png") for number in range(count))
+    chunks = (Chunk(f"m0-{number}", bytes(size), gzip=False, mime="image/png") for number in range(count))
     tracemalloc.start()
     try:
         write_page(tmp_path / "report.html", {"runs": []}, chunks)
@@ -130,7 +130,7 @@ def test_chunks_are_written_as_they_come(tmp_path):
 
 def test_a_page_that_fails_leaves_the_one_before_it(tmp_path):
     before = page_of(tmp_path, {"runs": []})
-    with pytest.raises(ValueError, match="two chunks have the name m0"):
+    with pytest.raises(ValueError, match="two chunks have the name m0-0"):
         write_page(tmp_path / "report.html", {"runs": []}, [picture(), picture()])
     assert (tmp_path / "report.html").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
@@ -145,7 +145,7 @@ def test_a_chunk_has_a_name_that_the_page_looks_for(name):
 @pytest.mark.parametrize("mime", ["text/html", 'image/png" onload="x', ""])
 def test_a_picture_is_of_an_image_type(mime):
     with pytest.raises(ValueError, match="is no type of an image"):
-        Chunk("m0", b"", gzip=False, mime=mime)
+        Chunk("m0-0", b"", gzip=False, mime=mime)
 
 
 def test_every_script_of_the_folder_is_in_the_page():

@@ -187,10 +187,15 @@ class _Index:
 
     def columns(self) -> dict[str, list[Any]]:
         rows = [row for step in sorted(self.steps) for row in self.steps[step]]
-        tasks = sorted({row["task"] for row in rows})
-        numbers = {task: number for number, task in enumerate(tasks)}
-        listed = {name: [row[name] for row in rows] for name in rows[0] if name != "task"}
-        return listed | {"task": [numbers[row["task"]] for row in rows], "tasks": tasks}
+        listed = {name: [row[name] for row in rows] for name in rows[0] if name not in ("task", "question")}
+        return listed | _numbered(rows, "task") | _numbered(rows, "question")
+
+
+def _numbered(rows: Sequence[Row], name: str) -> dict[str, list[Any]]:
+    """A column of words as their places in the list of all that occur."""
+    words = sorted({row[name] for row in rows})
+    places = {word: place for place, word in enumerate(words)}
+    return {name: [places[row[name]] for row in rows], f"{name}s": words}
 
 
 def _figures(step: int, group: int, place: int, row: Row) -> dict[str, Any]:
@@ -206,6 +211,8 @@ def _figures(step: int, group: int, place: int, row: Row) -> dict[str, Any]:
         "reward": _rounded(row.get("reward")),
         "advantage": _rounded(row["advantage"]),
         "task": row["task"] or "",
+        # By which the page finds it again at other steps and in other runs; "" is known of no question.
+        "question": row.get("id") or "",
     }
 
 

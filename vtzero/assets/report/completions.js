@@ -50,6 +50,9 @@ const Completions = (() => {
         { rootMargin: "300px" },
       );
       near.observe(this.body);
+      // Else when the page has nothing better to do, so that it is there when a person comes to it, or prints.
+      const idle = () => window.requestIdleCallback && window.requestIdleCallback(() => this.start());
+      window.addEventListener("load", idle);
       if (parsed(window.location.hash)) this.follow();
     }
 
