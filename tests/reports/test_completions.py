@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_left_out_evenly(tmp_path, pictures):
     most = 200_000
     description, chunks = packed(tmp_path, most)
     size = sum(len(base64.b64encode(chunk.data)) + 40 for chunk in chunks.values())
-    assert 0.7 * most < size <= most
+    assert 0.85 * most < size <= most
     steps = description["steps"]
     assert 5 < len(steps) < 40
     assert (steps[0], steps[-1]) == (1, 40)
