@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fixtures.tensorboard_files import pictures_and_texts, scalars, settings
-from google.protobuf.json_format import MessageToDict
 from PIL import Image
 from tensorboard.plugin_util import markdown_to_safe_html
-from tensorboard.plugins.hparams.metadata import (
-    parse_experiment_plugin_data,
-    parse_session_start_info_plugin_data,
-)
 
 from vtzero.config import RunConfig
 from vtzero.training.completions import CompletionRow, png_bytes
@@ -141,16 +136,15 @@ def test_long_answers_and_large_groups_are_cut(tmp_path):
 def test_settings_are_there_by_name_and_the_folder_is_not(tmp_path):
     write(tmp_path, range(1, LAST + 1))
     found = settings(tmp_path)
-    start = parse_session_start_info_plugin_data(found["_hparams_/session_start_info"])
-    values = MessageToDict(start)["hparams"]
+    values = found["_hparams_/session_start_info"]["sessionStartInfo"]["hparams"]
     assert values["learning_rate"] == 0.5
     assert values["data"] == "a, b"
     assert values["data_limit"] == "null"
     assert values["mesh.data"] == -1
     assert "output_dir" not in values
-    experiment = parse_experiment_plugin_data(found["_hparams_/experiment"])
-    assert {info.name for info in experiment.hparam_infos} == set(values)
-    metrics = {info.name.tag for info in experiment.metric_infos}
+    experiment = found["_hparams_/experiment"]["experiment"]
+    assert {info["name"] for info in experiment["hparamInfos"]} == set(values)
+    metrics = {info["name"]["tag"] for info in experiment["metricInfos"]}
     assert metrics == {"eval/accuracy", "eval/mean_length", "reward", "completions/mean_length"}
 
 
