@@ -6,6 +6,7 @@ longest answer and not for the sum of all; each has a key of its own, so that th
 training step's sampler draws with these keys. Knows no command line and no dialogue.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,14 @@ class Answerer:
         self._chosen = chosen
         self.processor = open_processor(chosen)
         self._rewards = AnswerRewards(chosen)
+        self._told = False
+
+    def load(self) -> None:
+        """Read the weights now.
+
+        Raises ValueError or FileNotFoundError for weights that cannot be used.
+        """
+        _ = self._model
 
     def prepare(self, question: str, asking: Asking) -> PreparedPrompt:
         """The prompt; ValueError for one that cannot be asked, or a reward that cannot be given."""
@@ -170,7 +179,9 @@ class Answerer:
         lines = [AnswerLines(self.processor, place + 1, raw=asking.raw) for place in range(asking.count)]
         seconds = np.full(asking.count, np.nan)
         shown, start = 0, self._sampler.seconds
+        self._told = False
         for drawn in self._stream(prompt, asking):
+            self._told = True
             whole = drawn.terminated[0] | (
                 drawn.lengths[0].max() == self._sampler.settings.max_completion_length
             )
@@ -207,7 +218,24 @@ class Answerer:
 
     @cached_property
     def _sampler(self) -> StreamingSampler:
-        return StreamingSampler(self._model.merge, self._model.decode("policy"), say_compiling)
+        lengths = few_lengths(self._chosen.max_completion_length)
+        return StreamingSampler(self._model.merge, self._model.decode("policy", lengths), self._compiling)
+
+    def _compiling(self) -> None:
+        """Said at most once a question, and never in the midst of an answer."""
+        if not self._told:
+            say_compiling()
+        self._told = True
+
+
+def few_lengths(longest: int) -> tuple[int, ...]:
+    """128, 512, 2048, … and `longest`: the lengths of the cache of a few answers.
+
+    Each is a program of its own, for which a person waits in the midst of an answer; and beside the weights,
+    which every token reads, the cache of a few answers is small.
+    """
+    lengths = itertools.takewhile(lambda slots: 2 * slots <= longest, (128 * 4**n for n in itertools.count()))
+    return (*lengths, longest)
 
 
 def drawing_parameters(asking: Asking, banned_ids: tuple[int, ...]) -> SamplingParameters:

@@ -53,6 +53,7 @@ class Dialogue:
         """Until /quit or Ctrl-D; a mistake costs one line, Ctrl-C the line or the answers under way."""
         with suppress(ImportError):
             import readline  # noqa: F401  # gives `input` its history and its editing
+        self._answerer.load()
         print("A question, or /help. Ctrl-C stops an answer, Ctrl-D leaves.", flush=True)
         while True:
             try:
@@ -74,6 +75,7 @@ class Dialogue:
 
         Raises ValueError when there is no line.
         """
+        self._answerer.load()
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
         number = 0
         for number, line in enumerate(sys.stdin, 1):
@@ -165,7 +167,7 @@ def _settings(asking: Asking) -> str:
 def _images(asking: Asking, argument: str) -> Asking:
     """One path with spaces in it as it stands, or several as a shell would read them."""
     try:
-        names = [argument] if Path(argument).exists() else shlex.split(argument)
+        names = [argument] if Path(argument).is_file() else shlex.split(argument)
     except ValueError as error:
         raise ValueError(f"/image: {error}") from None
     paths = tuple(Path(name).expanduser() for name in names)

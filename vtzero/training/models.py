@@ -68,8 +68,10 @@ def resolved(settings: ModelSettings, *, evaluation: bool = False) -> Resolved:
     Raises ValueError for a run that has no export yet, FileNotFoundError for no folder, ConfigError for a
     run's config that cannot be read.
     """
-    run_folder = _run_folder(model_folder(settings.model))
+    folder = model_folder(settings.model)
+    run_folder = _run_folder(folder)
     if run_folder is None:
+        _check_model(folder)
         return _complete(settings)
     run = load_config(run_folder / _CONFIG)
     template, pixels = run.prompt_template, run.max_pixels
@@ -77,12 +79,15 @@ def resolved(settings: ModelSettings, *, evaluation: bool = False) -> Resolved:
         template, pixels = run.eval_prompt_template or template, run.eval_max_pixels or pixels
     own = {"prompt_template": template, "max_completion_length": run.max_completion_length}
     taken: dict[str, Any] = {name: value for name, value in own.items() if getattr(settings, name) is None}
-    if settings.max_pixels is None and pixels is not None:
+    if settings.max_pixels is None:
         taken |= {"min_pixels": settings.min_pixels or run.min_pixels, "max_pixels": pixels}
-    export = _checked_export(run_folder)
-    said = ", ".join(f"{name} {value}" for name, value in taken.items() if value is not None)
-    note = f"{run_folder}: a run; its export" + (f" with the run's own {said}" if said else "")
-    return _complete(replace(settings, model=str(export), **taken), run, note)
+    said = [f"{name} {value}" for name, value in taken.items() if value is not None]
+    if folder == run_folder:
+        _check_model(folder)
+        said.insert(0, _EXPORT)
+        settings = replace(settings, model=str(run_folder / _EXPORT))
+    note = f"{folder}: with the run's {', '.join(said)}" if said else None
+    return _complete(replace(settings, **taken), run, note)
 
 
 def _complete(settings: ModelSettings, run: RunConfig | None = None, note: str | None = None) -> Resolved:
@@ -104,14 +109,16 @@ def _run_folder(folder: Path) -> Path | None:
     return folder if (folder / _CONFIG).is_file() else None
 
 
-def _checked_export(run_folder: Path) -> Path:
-    export = run_folder / _EXPORT
-    if not (export / "config.json").is_file():
+def _check_model(folder: Path) -> None:
+    """Of a folder that is not Hugging Face's, what to give instead, where that is known."""
+    holders = (folder, folder / _EXPORT) if (folder / _CONFIG).is_file() else (folder,)
+    if (folder / "checkpoints").is_dir() and not any((one / "config.json").is_file() for one in holders):
         raise ValueError(
-            f"{run_folder}: a run without export/, which it writes at its end; make one of its last "
-            f"checkpoint with `vtzero export {run_folder} OUT`, and give OUT"
+            f"{folder}: has checkpoints, and no {_EXPORT}/ yet (a run writes it at its end); make one of "
+            f"the last with `vtzero export {folder} OUT`, and give OUT"
         )
-    return export
+    if len(holders) > 1 and not (holders[1] / "config.json").is_file():
+        raise ValueError(f"{folder}: a run with neither {_EXPORT}/ nor checkpoints/; go on with it first")
 
 
 class LoadedModel:
@@ -123,20 +130,21 @@ class LoadedModel:
     def __init__(self, asked: Resolved, processor: Processor, mesh: Mesh | None = None):
         self.folder = asked.folder
         self.dtype = compute_dtype(asked.settings.dtype)
-        self._network = read_config(self.folder)
+        network = read_config(self.folder)
         self._processor, self._length = processor, asked.max_completion_length
-        where = None if mesh is None else shard_params(abstract_model(self._network)[1], mesh)
+        where = None if mesh is None else shard_params(abstract_model(network)[1], mesh)
         graphdef, params = load_model(self.folder, dtype=self.dtype, sharding=where)
         self.merge, self.pieces = partial(nnx.merge, graphdef), (params,)
+        self._layers = network.text.num_hidden_layers
 
-    def decode(self, logps: LogProbabilities) -> DecodeSettings:
+    def decode(self, logps: LogProbabilities, cache_lengths: tuple[int, ...] | None = None) -> DecodeSettings:
         """The decode loop's shape, recording these log-probabilities."""
         return DecodeSettings(
             self._length,
             self._processor.stop_ids,
             self._processor.pad_id,
             logps,
-            growing_lengths(self._length, self._network.text.num_hidden_layers),
+            cache_lengths or growing_lengths(self._length, self._layers),
             # Here weights are divided only where a device would be filled by all of them (`mesh_of_all`).
             gather_weights=False,
         )
