@@ -1,8 +1,6 @@
 """What a failure says, and its exit code; the commands' own tests have the rest."""
 
 import errno
-import subprocess
-import sys
 
 import pytest
 
@@ -48,23 +46,3 @@ def test_a_full_disk_is_found_behind_other_errors():
 def test_a_file_of_somebody_else_is_a_mistake():
     error = PermissionError(errno.EACCES, "Permission denied", "/results/eval")
     assert described(raised_by(error)) == (MISTAKE, "/results/eval: Permission denied")
-
-
-# Python itself ends a module by SIGINT where a plain KeyboardInterrupt has left such a text, caught or not.
-IN_A_TEXT = """
-import signal
-import sys
-from vtzero.cli import _hear_signals
-_hear_signals()
-try:
-    exec("signal.raise_signal(signal.{number})")
-except KeyboardInterrupt:
-    sys.exit(75)
-"""
-
-
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
-def test_a_signal_that_comes_while_a_text_is_run_leaves_the_exit_code(tmp_path, number):
-    (tmp_path / "in_a_text.py").write_text(IN_A_TEXT.format(number=number))
-    ended = subprocess.run([sys.executable, "-m", "in_a_text"], cwd=tmp_path, check=False)
-    assert ended.returncode == 75

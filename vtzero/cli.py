@@ -9,16 +9,16 @@ import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vtzero.config import RunConfig, load_config, parse_overrides
-from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised, signalled
+from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised
+from vtzero.signals import caught, hear
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -36,8 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
     _hold_memory_together()
-    _hear_signals()
-    code = _run(known, rest)
+    hear()
+    try:
+        code = _run(known, rest)
+    finally:
+        caught()
+    if code in (GOES_ON, INTERRUPTED):
+        _end(code)
     if code and getattr(known, "distributed", False):
         from vtzero.parallel.processes import leave
 
@@ -56,10 +61,11 @@ def _hold_memory_together() -> None:
             ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 
-def _hear_signals() -> None:
-    """SIGTERM is Ctrl-C, from the first moment on: what is under way is ended in order."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signalled)
+def _end(code: int) -> NoReturn:
+    """End without waiting for threads: a compilation that nobody needs any more can take minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> int:
@@ -67,6 +73,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     try:
         figures = known.run(known, rest)
     except KeyboardInterrupt as error:
+        caught()
         said = "; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)])
         print(visible(said), file=sys.stderr)
         return GOES_ON if known.verb == "train" else INTERRUPTED
@@ -267,7 +274,7 @@ def _join(known: argparse.Namespace) -> None:
 
         start()
         # JAX's own handler only makes a note of SIGTERM, and the process would go on until it is killed.
-        _hear_signals()
+        hear()
 
 
 def _config(known: argparse.Namespace, rest: list[str]) -> RunConfig:

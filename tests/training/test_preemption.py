@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from vtzero.training.preemption import SIGNALS, StopRequest
+from vtzero.signals import SIGNALS
+from vtzero.training.preemption import StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -58,7 +59,7 @@ TWICE = """
 import hashlib
 from vtzero.training.preemption import StopRequest
 with StopRequest() as stop:
-    stop.immediate = False
+    stop.immediate = IMMEDIATE
     print("listening", flush=True)
     # C code that does not come back to Python for a minute or so, as a long program of XLA.
     hashlib.pbkdf2_hmac("sha256", b"word", b"salt", 200_000_000)
@@ -66,8 +67,10 @@ with StopRequest() as stop:
 """
 
 
-def test_a_second_signal_ends_a_process_that_is_deep_in_a_program():
-    process = subprocess.Popen([sys.executable, "-c", TWICE], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("immediate", ["False", "True"])
+def test_a_second_signal_ends_a_process_that_is_deep_in_a_program(immediate):
+    program = TWICE.replace("IMMEDIATE", immediate)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "listening\n"
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)

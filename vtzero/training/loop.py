@@ -123,7 +123,11 @@ class _Run:
 
     def __enter__(self) -> "_Run":
         self._stop.__enter__()
-        self._progress.start()
+        try:
+            self._progress.start()
+        except BaseException as error:  # a signal; the terminal is to be given back
+            self.__exit__(type(error))
+            raise
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -151,9 +155,9 @@ class _Run:
                 self._evaluate(self._start)
             for index in range(self._start + 1, self._config.max_steps + 1):
                 self._step(index)
+            self._stop.immediate = True
             if self._stop.agreed():
                 self._stop_after(self._config.max_steps)  # the next start exports it
-            self._stop.immediate = True
         self._progress.phase("saving")
         self._checkpoints.wait()
         self._export()
