@@ -23,15 +23,19 @@ def heard():
         signal.signal(number, handler)
 
 
-def sent_by_another_thread(number, seconds=0.1):
-    threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+def signalled_by(do, *arguments):
+    """The number of the signal that ends it, or None."""
+    try:
+        do(*arguments)
+    except Signalled as signalled:
+        caught()
+        return signalled.number
+    return None
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_raised_in_the_main_thread(number):
-    with pytest.raises(Signalled) as raised:
-        signal.raise_signal(number)
-    assert raised.value.number == number
+    assert signalled_by(signal.raise_signal, number) == number
 
 
 def slow(*_):
@@ -50,10 +54,8 @@ def collect_and_wait():
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that it was lost once
 @pytest.mark.parametrize("number", SIGNALS)
 def test_one_that_comes_in_a_callback_of_the_garbage_collector_is_not_lost(number):
-    sent_by_another_thread(number)
-    with pytest.raises(Signalled) as raised:
-        collect_and_wait()
-    assert raised.value.number == number
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+    assert signalled_by(collect_and_wait) == number
 
 
 def stopped_and_cleared_up(log):
@@ -66,19 +68,14 @@ def stopped_and_cleared_up(log):
 
 def test_what_clears_up_is_not_disturbed():
     log = []
-    with pytest.raises(Signalled):
-        stopped_and_cleared_up(log)
+    assert signalled_by(stopped_and_cleared_up, log) == signal.SIGTERM
     assert log == ["cleared up"]
 
 
 def test_one_that_was_caught_comes_back_no_more():
-    with pytest.raises(Signalled):
-        signal.raise_signal(signal.SIGTERM)
-    caught()
-    time.sleep(0.3)
-    with pytest.raises(Signalled) as raised:
-        signal.raise_signal(signal.SIGINT)
-    assert raised.value.number == signal.SIGINT
+    assert signalled_by(signal.raise_signal, signal.SIGTERM) == signal.SIGTERM
+    assert signalled_by(time.sleep, 0.3) is None
+    assert signalled_by(signal.raise_signal, signal.SIGINT) == signal.SIGINT
 
 
 def test_what_a_shell_ignores_stays_ignored():

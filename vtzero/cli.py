@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from vtzero.config import RunConfig, load_config, parse_overrides
 from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised
-from vtzero.signals import caught, hear
+from vtzero.signals import came, caught, hear
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -73,11 +73,10 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     try:
         figures = known.run(known, rest)
     except KeyboardInterrupt as error:
-        caught()
-        said = "; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)])
-        print(visible(said), file=sys.stderr)
-        return GOES_ON if known.verb == "train" else INTERRUPTED
+        return _interrupted(known.verb, error)
     except Exception as error:
+        if came():  # a library, such as one that is being imported, told it in its own way
+            return _interrupted(known.verb, error.__context__)
         code, line = described(error)
         if line is None:
             traceback.print_exc()
@@ -89,6 +88,13 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     elif "folder" in figures:
         print(f"wrote {visible(figures['folder'])}")
     return MISTAKE if figures.get("mistakes") else DONE
+
+
+def _interrupted(verb: str, error: BaseException | None) -> int:
+    caught()
+    known = error.args if isinstance(error, KeyboardInterrupt) else ()
+    print(visible("; ".join([f"vtzero {verb}: interrupted", *map(str, known)])), file=sys.stderr)
+    return GOES_ON if verb == "train" else INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -55,6 +55,11 @@ def raise_signalled(number: int, _: FrameType | None) -> None:
         raise Signalled(_waiting)
 
 
+def came() -> bool:
+    """Whether a signal came that was not caught: what has failed since may have failed for it."""
+    return _waiting is not None
+
+
 def caught() -> None:
     """To be called by what caught `Signalled`, and goes on or ends in order."""
     global _waiting
