@@ -7,7 +7,9 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
+from pathlib import Path
 
 import pytest
 from fixtures.command import vtzero
@@ -45,12 +47,32 @@ class Terminal:
 
     def until(self, words):
         """Read until the words are shown, after those that were waited for before."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 60
         while words not in self.shown[self._seen :]:
             assert time.monotonic() < end, self.shown
             if select.select([self._file], [], [], 0.1)[0]:
                 self.shown += os.read(self._file, 65536).decode(errors="replace")
         self._seen = self.shown.index(words, self._seen) + len(words)
+
+    def at_prompt(self):
+        """Read until the command has asked for a line, and waits for keys."""
+        self.until("\n> ")
+        self.waits()
+
+    def waits(self):
+        """Until the editor of lines waits for a key.
+
+        Of a signal that comes a moment earlier, Python's `input` hears with the next key.
+        """
+        end = time.monotonic() + 60
+        while termios.tcgetattr(self._file)[3] & termios.ICANON or not self._sleeps():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    def _sleeps(self):
+        """Five times in a row."""
+        status = Path(f"/proc/{self.pid}/stat")
+        return all(status.read_text().rpartition(")")[2].split()[0] == "S" for _ in range(5))
 
     def end(self):
         """The exit code."""
@@ -66,33 +88,35 @@ class Terminal:
 
 def test_at_a_terminal_mistakes_and_ctrl_c_go_back_to_the_prompt_and_ctrl_d_leaves(model, image):
     terminal = Terminal("--model", model, "--image", image, "-n", 32, "--max-completion-length", 4000)
-    terminal.until("Ctrl-D leaves.")
-    terminal.until("> ")
-    terminal.type("How many\x1b[31m <|im_end|> cubes?\n")
+    terminal.at_prompt()
+    assert "Ctrl-D leaves." in terminal.shown
+    terminal.type("How many <|im_end|> cubes?\n")
     terminal.until("contains the special token <|im_end|>")
-    terminal.until("> ")
+    terminal.at_prompt()
     terminal.type("How many cubes?\n")
     terminal.until("[1]")
     terminal.type("\x03")
-    terminal.until("\n> ")
+    terminal.at_prompt()
     assert "mean of 32" not in terminal.shown
-    terminal.type("never asked\x03")
-    terminal.until("\n> ")
+    terminal.type("never asked")
+    terminal.until("never asked")
+    terminal.waits()
+    terminal.type("\x03")
     for line in ("/n 2", "/temperature 0", "/answer 3"):
+        terminal.at_prompt()
         terminal.type(f"{line}\n")
-        terminal.until("\n> ")
+    terminal.at_prompt()
     terminal.type("How many cubes?\n")
-    terminal.until("mean of 2")
     terminal.until("2 of 2 say")
-    terminal.until("> ")
+    terminal.at_prompt()
     terminal.type("\x04")
     assert terminal.end() == 0
-    assert "[1] never" not in terminal.shown
+    assert terminal.shown.count("[1]") == 2
 
 
 def test_sigterm_ends_a_dialogue(model):
     terminal = Terminal("--model", model)
-    terminal.until("> ")
+    terminal.at_prompt()
     os.kill(terminal.pid, signal.SIGTERM)
     terminal.until("interrupted")
     assert terminal.end() == 130
@@ -160,10 +184,7 @@ def test_the_prompt_alone_is_printed_without_reading_weights(model, image, tmp_p
     printed, _ = vtzero(*asked, "--prompt-only", "--json", "--prompt-template", "instruct_plain", "Which?")
     *prompt, counts, last = printed.splitlines()
     figures = json.loads(last)
-    assert "\n".join(prompt) + "\n" == figures["prompt"] + "\n"[: not figures["prompt"].endswith("\n")]
-    assert (
-        prompt[1].endswith("Choose between the following options: one or two<|im_end|>")
-        or "Which?" in printed
-    )
+    assert "\n".join(prompt) + "\n" == figures["prompt"] + "\n"
+    assert "Which? Choose between the following options: one or two<|im_end|>" in printed
     assert figures["image_tokens"] == [4, 4]
     assert counts == f"{figures['prompt_tokens']} tokens, 8 of them of images (4 + 4)"
