@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig, load_config, parse_overrides
-from vtzero.failures import DONE, GOES_ON, INTERRUPTED, described, report_unraised, signalled
+from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised, signalled
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -81,7 +81,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
         print(json.dumps(figures))
     elif "folder" in figures:
         print(f"wrote {visible(figures['folder'])}")
-    return DONE
+    return MISTAKE if figures.get("mistakes") else DONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,17 +131,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     rescore.add_argument("--differences", action="store_true", help="print each item scored otherwise")
 
-    sample = _verb(verbs, "sample", _sample, "answers to a question about an image, several at once")
+    sample = _verb(verbs, "sample", _sample, "answers to questions about an image, as they are drawn")
     _model_arguments(sample)
-    sample.add_argument("question", help="the question")
-    sample.add_argument("--image", action="append", default=[], help="image file; repeat for several")
+    sample.add_argument(
+        "question", nargs="?", help="the question; without one, those typed or on standard input, one a line"
+    )
+    sample.add_argument(
+        "--interactive", action="store_true", help="go on asking after the question; /help lists commands"
+    )
+    sample.add_argument("--image", action="append", default=[], type=Path, help="image; repeat for several")
     sample.add_argument("--options", default="", help="options: commas between, or a JSON list")
     sample.add_argument("--answer", help="the right answer: each sample is then scored")
-    sample.add_argument("-n", "--num-generations", type=int, default=4)
-    sample.add_argument("--temperature", type=float, default=1.0)
+    sample.add_argument(
+        "--reward",
+        help="by these rewards, commas between, of your own as file.py:name (accuracy_strict,format_paper)",
+    )
+    sample.add_argument("-n", "--num-generations", type=int, help="answers to a question (4; greedy: 1)")
+    heat = sample.add_mutually_exclusive_group()
+    heat.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1)")
+    heat.add_argument("--greedy", action="store_const", const=0.0, dest="temperature")
     sample.add_argument("--top-k", type=int, default=0)
     sample.add_argument("--top-p", type=float, default=1.0)
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--min-p", type=float, default=0.0)
+    sample.add_argument("--repetition-penalty", type=float, default=1.0)
+    sample.add_argument("--seed", type=int, default=0, help="the same seed draws the same answers (0)")
+    sample.add_argument("--raw", action="store_true", help="a line a token: id, log-probability, text")
+    sample.add_argument(
+        "--prompt-only",
+        action="store_true",
+        help="print the prompt and count its tokens; draw nothing",
+    )
 
     export = _verb(verbs, "export", _export, "a run's checkpoint (Orbax) -> a Hugging Face folder")
     export.add_argument("run_folder", type=Path, help="the run's folder, or what `vtzero import` wrote")
@@ -263,11 +282,13 @@ def _config(known: argparse.Namespace, rest: list[str]) -> RunConfig:
 
 
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="tiny", help="Hugging Face folder, or 'tiny'")
-    parser.add_argument("--prompt-template", default="r1_zero_base")
-    parser.add_argument("--max-completion-length", type=int, default=72)
+    parser.add_argument(
+        "--model", default="tiny", help="Hugging Face folder, a run's folder (its export is used), or 'tiny'"
+    )
+    parser.add_argument("--prompt-template", help="of a run its own, else r1_zero_base")
+    parser.add_argument("--max-completion-length", type=int, help="tokens; of a run its own, else 72")
     parser.add_argument("--max-prompt-length", type=int, default=1024)
-    parser.add_argument("--max-pixels", type=int)
+    parser.add_argument("--max-pixels", type=int, help="of a run its own, else the folder's")
 
 
 def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -318,25 +339,28 @@ def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.evaluation.rescore import parse_choices
     from vtzero.training.compilation import keep_programs
-    from vtzero.training.inference import sample_model
+    from vtzero.training.dialogue import parse_names
+    from vtzero.training.sample import sample_model
 
     keep_programs()
+    plain = (
+        *("answer", "num_generations", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+        *("seed", "raw"),
+    )
+    asking: dict[str, Any] = {name: getattr(known, name) for name in plain}
+    asking |= {"images": tuple(known.image), "options": tuple(parse_choices(known.options))}
+    asking["rewards"] = None if known.reward is None else parse_names(known.reward)
     return sample_model(
         _model_settings(known),
+        asking,
         known.question,
-        images=known.image,
-        options=parse_choices(known.options),
-        answer=known.answer,
-        num_generations=known.num_generations,
-        temperature=known.temperature,
-        top_k=known.top_k,
-        top_p=known.top_p,
-        seed=known.seed,
+        interactive=known.interactive,
+        prompt_only=known.prompt_only,
     )
 
 
 def _model_settings(known: argparse.Namespace) -> Any:
-    from vtzero.training.inference import ModelSettings
+    from vtzero.training.models import ModelSettings
 
     return ModelSettings(
         model=known.model,

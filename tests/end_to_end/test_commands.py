@@ -110,8 +110,9 @@ def test_sample_answers_a_question_about_a_picture(model, tmp_path):
     printed, _ = vtzero(*asked)
     answers = json.loads(printed.splitlines()[-1])["answers"]
     assert len(answers) == 3
-    assert all(set(answer) == {"text", "accuracy", "format"} for answer in answers)
-    assert vtzero(*asked)[0] == printed  # same seed, same words
+    assert all(set(answer["rewards"]) == {"accuracy_strict", "format_paper"} for answer in answers)
+    again = json.loads(vtzero(*asked)[0].splitlines()[-1])["answers"]
+    assert [one["ids"] for one in again] == [one["ids"] for one in answers]  # same seed, same words
 
 
 @pytest.mark.parametrize(

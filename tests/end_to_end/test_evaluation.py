@@ -115,9 +115,9 @@ def test_training_evaluates_with_a_prompt_and_an_image_limit_of_its_own(model, t
     first = json.loads((run / "eval" / "cv_bench-1.jsonl").read_text().splitlines()[0])
     assert first["prompt"].startswith("<|im_start|>system")
     assert (run / "eval" / "cv_bench-0.json").exists()
-    # The export is asked with the run's own image limit unless another is given.
-    asked = ["eval", "--json", *options(model=run / "export", benchmark=f"cv_bench={path}", **SMALL)]
-    (run / "config.yaml").write_text(
-        (run / "config.yaml").read_text().replace("max_pixels: null", "max_pixels: 6272", 1)
-    )
-    assert json.loads(vtzero(*asked)[0].splitlines()[-1])["max_pixels"] == 6272
+    # The run, or its export, is asked as the run asked it unless the command says otherwise.
+    asked = ["eval", "--json", *options(model=run, benchmark=f"cv_bench={path}", limit=3, batch_size=2)]
+    asked = [str(word).replace("batch_size", "batch-size") for word in asked]
+    again = json.loads(vtzero(*asked)[0].splitlines()[-1])
+    named = ("n", "prompt_template", "max_pixels", "max_completion_length", "mean_length")
+    assert [again[name] for name in named] == [summary[name] for name in named]

@@ -143,9 +143,10 @@ class Processor:
         """Token ids of a text, special tokens recognised, none added."""
         return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
-    def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
-        """The text of token ids, without special tokens."""
-        return str(self._encoder.decode([int(number) for number in ids], skip_special_tokens=True))
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"], *, special: bool = False) -> str:
+        """The text of token ids; special tokens are left out, or with `special` written as they are named."""
+        numbers = [int(number) for number in ids]
+        return str(self._encoder.decode(numbers, skip_special_tokens=not special))
 
     def max_patches(self, images: int = 1) -> int:
         """The most patches that a number of images of ordinary shape can have under `max_pixels`."""

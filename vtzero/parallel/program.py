@@ -50,6 +50,10 @@ class Program:
 
         return compile_it
 
+    def is_compiled_for(self, *arguments: Any) -> bool:
+        """Whether there is a program for these shapes."""
+        return _shapes(arguments) in self._compiled
+
     @property
     def compilations(self) -> int:
         """How many programs there are."""

@@ -9,7 +9,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from vtzero.reports.page import Chunk, packed
 from vtzero.terminal import one_line
 from vtzero.training.completions import completion_files, read_table
 
-TEXT_SHARE = 0.6
-"""Of the bytes for completions where there are pictures too: texts come first, and most of them tell more."""
+PICTURE_SHARE = 0.4
+"""Of the bytes for completions; texts have what pictures do not need."""
 _PICTURE_SIDE = 320  # pixels: what a column of the page shows
 _SMALL_PICTURE = 4096  # bytes: such a file is kept as it is
-_INDEX_BYTES = 20  # of a completion, at most: 9 to 15 were measured
+_INDEX_BYTES = 6  # of a completion; 3.5 were measured
 _REWARD = "rewards/"
 _MIME = {"GIF": "image/gif", "JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
@@ -47,39 +47,66 @@ def pack_completions(folder: Path, run: int, most_bytes: int, warnings: list[str
     a picture that cannot be read is left out and told among the `warnings`.
     """
     files = completion_files(folder)
-    has_pictures = any(map(_holds_pictures, files.values()))
-    index, text_bytes = _indexed(files, run, most_bytes * (TEXT_SHARE if has_pictures else 1), warnings)
-    if not index.steps:
+    packing = _Packing(files, run, most_bytes, warnings)
+    with_pictures = any(map(_holds_pictures, files.values()))
+    packing.take_steps(reserve=most_bytes * PICTURE_SHARE if with_pictures else 0)
+    if not packing.index.steps:
         return None
-    kept = sorted(index.steps)
-    pictures = _Pictures(run, most_bytes - text_bytes, warnings)
-    for step in evenly(kept) if has_pictures else ():
-        pictures.add(step, _first_images(files[step]))
-    description = index.description() | {
+    if with_pictures:
+        packing.take_pictures(evenly(sorted(packing.index.steps)))
+        packing.take_steps(with_pictures=True)  # there may be few pictures, and each is there once
+    kept, pictures = sorted(packing.index.steps), packing.pictures
+    description = packing.index.description() | {
         "steps_written": len(files),
-        "note": _note(len(kept), len(files), pictures.left_out, index.groups),
+        "note": _note(len(kept), len(files), pictures.left_out, packing.index.groups),
         "index": f"i{run}",
     }
-    return Packed(description, _chunks(run, files, kept, index, pictures))
+    return Packed(description, _chunks(run, files, kept, packing.index, pictures))
 
 
-def _indexed(
-    files: Mapping[int, Path], run: int, most_bytes: float, warnings: list[str]
-) -> tuple["_Index", int]:
-    """The steps whose texts fit, evenly over the run, one at least; and the bytes that they take."""
-    index, used = _Index(), 0
-    for step in evenly(sorted(files)):
-        try:
-            groups = read_groups(files[step])
-        except ValueError as error:
-            warnings.append(one_line(error))
-            continue
-        size = _page_bytes(_chunk(run, step, groups, {}).data) + _INDEX_BYTES * sum(map(len, groups))
-        if index.steps and used + size > most_bytes:
-            break
-        used += size
-        index.add(step, groups)
-    return index, used
+class _Packing:
+    """Steps and pictures of a run, evenly over it, while there is room for them in the page."""
+
+    def __init__(self, files: Mapping[int, Path], run: int, most_bytes: float, warnings: list[str]) -> None:
+        self._files, self._run, self._warnings = files, run, warnings
+        self._waiting: Iterator[int] = evenly(sorted(files))
+        self._room = _Room(most_bytes)
+        self.index, self.pictures = _Index(), _Pictures(run, self._room, warnings)
+
+    def take_steps(self, *, reserve: float = 0, with_pictures: bool = False) -> None:
+        """Take the texts of steps, of one at least, until only the reserve is left."""
+        for step in self._waiting:
+            try:
+                groups = read_groups(self._files[step])
+            except ValueError as error:
+                self._warnings.append(one_line(error))
+                continue
+            size = _page_bytes(_chunk(self._run, step, groups, {}).data) + _INDEX_BYTES * sum(
+                map(len, groups)
+            )
+            if not self._room.take(size, reserve) and self.index.steps:
+                self._waiting = chain([step], self._waiting)
+                return
+            self.index.add(step, groups)
+            if with_pictures:
+                self.take_pictures([step])
+
+    def take_pictures(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            self.pictures.add(step, _first_images(self._files[step]))
+
+
+@dataclass
+class _Room:
+    """Bytes of the page that are still free."""
+
+    left: float
+
+    def take(self, size: float, reserve: float = 0) -> bool:
+        """Take them if that leaves the reserve."""
+        fits = size <= self.left - reserve
+        self.left -= size if fits else 0
+        return fits
 
 
 def evenly(steps: Sequence[int]) -> Iterator[int]:
@@ -187,10 +214,15 @@ class _Index:
 
     def columns(self) -> dict[str, list[Any]]:
         rows = [row for step in sorted(self.steps) for row in self.steps[step]]
-        tasks = sorted({row["task"] for row in rows})
-        numbers = {task: number for number, task in enumerate(tasks)}
-        listed = {name: [row[name] for row in rows] for name in rows[0] if name != "task"}
-        return listed | {"task": [numbers[row["task"]] for row in rows], "tasks": tasks}
+        listed = {name: [row[name] for row in rows] for name in rows[0] if name not in ("task", "question")}
+        return listed | _numbered(rows, "task") | _numbered(rows, "question")
+
+
+def _numbered(rows: Sequence[Row], name: str) -> dict[str, list[Any]]:
+    """A column of words as their places in the list of all that occur."""
+    words = sorted({row[name] for row in rows})
+    places = {word: place for place, word in enumerate(words)}
+    return {name: [places[row[name]] for row in rows], f"{name}s": words}
 
 
 def _figures(step: int, group: int, place: int, row: Row) -> dict[str, Any]:
@@ -206,6 +238,8 @@ def _figures(step: int, group: int, place: int, row: Row) -> dict[str, Any]:
         "reward": _rounded(row.get("reward")),
         "advantage": _rounded(row["advantage"]),
         "task": row["task"] or "",
+        # By which the page finds it again at other steps and in other runs; "" is known of no question.
+        "question": row.get("id") or "",
     }
 
 
@@ -216,8 +250,8 @@ def _rounded(value: float | None) -> float | None:
 class _Pictures:
     """Pictures as small files, each once however often it is asked about, while there is room."""
 
-    def __init__(self, run: int, most_bytes: float, warnings: list[str]) -> None:
-        self._run, self._left, self._warnings = run, most_bytes, warnings
+    def __init__(self, run: int, room: _Room, warnings: list[str]) -> None:
+        self._run, self._room, self._warnings = run, room, warnings
         self._known: dict[bytes, str | None] = {}
         self.names: dict[tuple[int, int], str] = {}
         self.chunks: list[Chunk] = []
@@ -236,17 +270,18 @@ class _Pictures:
     def _named(self, image: bytes) -> str | None:
         digest = hashlib.sha256(image).digest()
         if digest not in self._known:
-            self._known[digest] = self._stored(image) if self._left > 0 else None
+            self._known[digest] = self._stored(image)
         return self._known[digest]
 
     def _stored(self, image: bytes) -> str | None:
+        if self._room.left < _SMALL_PICTURE:  # spares the making of thousands that would not fit
+            return None
         try:
             data, kind = small_picture(image)
         except ValueError as error:
             self._warnings.append(one_line(error))
             return None
-        self._left -= _page_bytes(data)
-        if self._left < 0:
+        if not self._room.take(_page_bytes(data)):
             return None
         chunk = Chunk(f"m{self._run}-{len(self.chunks)}", data, gzip=False, mime=_MIME[kind])
         self.chunks.append(chunk)

@@ -25,6 +25,7 @@ SCRIPTS = (
     "charts.js",
     "bars.js",
     "runs.js",
+    "summary.js",
     "results.js",
     "curves.js",
     "recipe.js",

@@ -162,13 +162,52 @@ def begin(
 ) -> tuple[Loop, Callable[[Loop], Loop]]:
     """The loop's state before the first token, with the prompts read, and what draws a token."""
     hidden, prompt_cache = model.read_prompts(prompts)
-    first = jnp.broadcast_to(last_hidden(hidden, prompts)[:, None], (*keys.shape, hidden.shape[-1]))
-    weights = _weights(model, hidden.dtype, settings.gather_weights)
+    first = _first(hidden, prompts, keys)
+    draw_token = _token_drawer(model, prompts, prompt_cache, keys, parameters, settings)
+    return _start(model, prompts, first, parameters, settings), draw_token
+
+
+def read(
+    model: Qwen2VL, prompts: Prompts, keys: Any, parameters: SamplingParameters, settings: DecodeSettings
+) -> tuple[Loop, PromptCache]:
+    """The loop's state before the first token, and the prompts' cache, for `advance`."""
+    hidden, prompt_cache = model.read_prompts(prompts)
+    return _start(model, prompts, _first(hidden, prompts, keys), parameters, settings), prompt_cache
+
+
+def advance(
+    model: Qwen2VL,
+    prompts: Prompts,
+    prompt_cache: PromptCache,
+    keys: Any,
+    parameters: SamplingParameters,
+    settings: DecodeSettings,
+    loop: Loop,
+    end: Int[Array, ""] | int,
+) -> Loop:
+    """Go on until `end` tokens of every completion are drawn, or all have ended; the cache must hold them."""
+    draw_token = _token_drawer(model, prompts, prompt_cache, keys, parameters, settings)
+    return jax.lax.while_loop(partial(_goes_on, jnp.int32(end)), draw_token, loop)
+
+
+def _first(hidden: Float[Array, "batch prompt width"], prompts: Prompts, keys: Any) -> Array:
+    return jnp.broadcast_to(last_hidden(hidden, prompts)[:, None], (*keys.shape, hidden.shape[-1]))
+
+
+def _token_drawer(
+    model: Qwen2VL,
+    prompts: Prompts,
+    prompt_cache: PromptCache,
+    keys: Any,
+    parameters: SamplingParameters,
+    settings: DecodeSettings,
+) -> Callable[[Loop], Loop]:
+    weights = _weights(model, prompt_cache.keys[0].dtype, settings.gather_weights)
 
     def draw_token(loop: Loop) -> Loop:
         return _step(model, weights, prompts, prompt_cache, keys, parameters, settings, loop)
 
-    return _start(model, prompts, first, parameters, settings), draw_token
+    return draw_token
 
 
 def _weights(model: Qwen2VL, dtype: jnp.dtype, gather: bool) -> _Weights:

@@ -151,6 +151,8 @@ class _Run:
                 self._evaluate(self._start)
             for index in range(self._start + 1, self._config.max_steps + 1):
                 self._step(index)
+            if self._stop.agreed():
+                self._stop_after(self._config.max_steps)  # the next start exports it
             self._stop.immediate = True
         self._progress.phase("saving")
         self._checkpoints.wait()

@@ -7,6 +7,7 @@ const Charts = (() => {
   const { short, whole } = Numbers;
   const all = [];
   const hiddenRuns = new Set();
+  const CLEAR = 3; // series whose intervals can be told apart where they overlap
   let weight = 0.6;
   let cursor = null;
 
@@ -15,6 +16,11 @@ const Charts = (() => {
   function smooth(value) {
     weight = value;
     all.forEach((chart) => chart.draw());
+  }
+
+  // A window of a thirtieth of the longest run, and no more than a person would choose by hand.
+  function smoothFor(points) {
+    weight = Math.max(0, Math.min(0.94, Math.round(50 * (1 - 30 / points)) / 50));
   }
 
   function toggleRun(run) {
@@ -53,6 +59,7 @@ const Charts = (() => {
       this.logScale =
         spec.log === "auto" ? Scales.wantsLog(spec.series.flatMap((one) => one.y)) : Boolean(spec.log);
       this.plot = svg("svg", { class: "plot", role: "img", tabindex: 0, "aria-label": this.summary() });
+      this.plot.style.height = `${this.spec.height}px`;
       this.value = el("span", { class: "value" });
       this.legend = el("div", { class: "chart-legend" });
       this.element = el("figure", { class: "chart" }, this.head(), this.plot, this.legend);
@@ -172,9 +179,10 @@ const Charts = (() => {
       const visible = this.shown();
       const [domainX, domainY] = this.domains(visible);
       this.layOut(domainX, domainY);
-      this.axes(domainX, domainY);
+      this.axes(domainX);
       visible.filter((one) => !one.points).forEach((one) => this.drawCurve(one));
-      visible.filter((one) => one.points).forEach((one) => this.drawPoints(one));
+      const points = visible.filter((one) => one.points);
+      points.forEach((one) => this.drawPoints(one, points.length <= CLEAR));
       this.overlay = svg("g", { class: "cursor" });
       this.plot.append(this.overlay);
       this.point();
@@ -202,7 +210,7 @@ const Charts = (() => {
       this.sy = scale(domainY, [this.box.bottom, this.box.top]);
     }
 
-    axes(domainX, domainY) {
+    axes(domainX) {
       const { left, right, top, bottom } = this.box;
       const grid = svg("g", { class: "axes" });
       for (const tick of this.ticksY) {
@@ -246,14 +254,15 @@ const Charts = (() => {
       this.plot.append(group);
     }
 
-    drawPoints(one) {
+    drawPoints(one, whiskers) {
       const group = svg("g", { class: "series", style: { color: one.look.colour } });
       const line = svg("path", { class: "line", d: this.path(one.x, one.y) });
       if (one.look.dash) line.setAttribute("stroke-dasharray", one.look.dash);
       group.append(line);
       one.x.forEach((x, i) => {
         if (this.logScale && !(one.y[i] > 0)) return;
-        if (one.low && one.low[i] !== null && one.high[i] !== null) group.append(this.whisker(one, i));
+        if (whiskers && one.low && one.low[i] !== null && one.high[i] !== null)
+          group.append(this.whisker(one, i));
         group.append(svg("path", { class: "mark", d: this.mark(one, i) }));
       });
       this.plot.append(group);
@@ -324,5 +333,5 @@ const Charts = (() => {
 
   const lines = (spec) => new LineChart(spec);
 
-  return { lines, smooth, smoothness, swatch, tickText, toggleRun };
+  return { lines, smooth, smoothFor, smoothness, swatch, tickText, toggleRun };
 })();

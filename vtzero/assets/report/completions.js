@@ -8,15 +8,15 @@ const Completions = (() => {
   const PAGE = 24; // groups
   const COMPARED = 100; // other places of a question that are offered
 
-  const address = ({ run, step, group }) => `run=${run}&step=${step}&group=${group}`;
+  const address = ({ run, step, group }) => `run=${run + 1}&step=${step}&group=${group + 1}`;
 
-  // What the hash names, or null: {run, step, group, with: {run, step, group} or null}.
+  // What the hash names, or null: {run, step, group, with: {run, step, group} or null}. People count from one.
   function parsed(hash) {
     const found = /^#run=(\d+)&step=(\d+)&group=(\d+)(?:&with=(\d+)\.(\d+)\.(\d+))?$/.exec(hash);
     if (!found) return null;
     const [run, step, group, ...other] = found.slice(1).map(Number);
-    const compared = found[4] === undefined ? null : { run: other[0], step: other[1], group: other[2] };
-    return { run, step, group, with: compared };
+    const place = (numbers) => ({ run: numbers[0] - 1, step: numbers[1], group: numbers[2] - 1 });
+    return { ...place([run, step, group]), with: found[4] === undefined ? null : place(other) };
   }
 
   class Browser {
@@ -50,6 +50,9 @@ const Completions = (() => {
         { rootMargin: "300px" },
       );
       near.observe(this.body);
+      // Else when the page has nothing better to do, so that it is there when a person comes to it, or prints.
+      const idle = () => window.requestIdleCallback && window.requestIdleCallback(() => this.start());
+      window.addEventListener("load", idle);
       if (parsed(window.location.hash)) this.follow();
     }
 
@@ -60,6 +63,7 @@ const Completions = (() => {
       } catch (error) {
         this.status.replaceChildren(absent(`The completions are not shown: ${error.message}.`));
         this.overview.hidden = false;
+        this.view.hidden = true;
       }
     }
 
@@ -71,7 +75,7 @@ const Completions = (() => {
     index(number) {
       if (!this.indexes.has(number)) {
         const run = this.runs.find((one) => one.number === number);
-        if (!run) return Promise.reject(new Error(`run ${number} has no completions in this page`));
+        if (!run) return Promise.reject(new Error(`run ${number + 1} has no completions in this page`));
         const read = Chunks.fresh(run.completions.index).then((index) => Selection.prepare(index));
         this.indexes.set(number, read);
       }
@@ -231,7 +235,7 @@ const Completions = (() => {
       await this.start();
       const index = await this.index(place.run);
       const group = index.at.get(`${place.step}/${place.group}`);
-      if (!group) throw new Error(`step ${place.step}, group ${place.group} is not in this page`);
+      if (!group) throw new Error(`step ${place.step}, group ${place.group + 1} is not in this page`);
       const content = await this.content(place.run, group);
       const listed = this.list.find((one) => one.start === group.start);
       const other = place.with ? await this.other(place.with) : null;
@@ -244,7 +248,7 @@ const Completions = (() => {
       this.overview.hidden = true;
       this.view.hidden = false;
       this.view.focus({ preventScroll: true });
-      document.getElementById("completions").scrollIntoView();
+      document.getElementById("completions").scrollIntoView({ behavior: "instant" });
     }
 
     async other(place) {
@@ -279,7 +283,8 @@ const Completions = (() => {
     head(place, index, group) {
       const list = this.list.some((one) => one.start === group.start) ? this.list : index.groups;
       const at = list.findIndex((one) => one.start === group.start);
-      const step = (by, name) => {
+      const step = (by, arrow, name) => {
+        const word = el("span", { class: "word" }, name);
         const next = list[at + by];
         const href = next && `#${address({ run: place.run, ...next })}`;
         return el(
@@ -289,8 +294,9 @@ const Completions = (() => {
             href,
             "aria-disabled": next ? null : "true",
             "data-by": by,
+            "aria-label": name,
           },
-          name,
+          by < 0 ? [arrow, word] : [word, arrow],
         );
       };
       const task = index.tasks[index.task[group.start]];
@@ -310,11 +316,11 @@ const Completions = (() => {
         "nav",
         { class: "moves", "aria-label": "Groups" },
         el("a", { class: "button", href: "#completions" }, "All groups"),
-        step(-1, "← Previous"),
+        step(-1, "← ", "Previous"),
         el("span", {}, `${whole(at + 1)} of ${whole(list.length)}`),
-        step(1, "Next →"),
+        step(1, " →", "Next"),
       );
-      return el("div", { class: "group-head" }, moves, title, facts);
+      return el("div", { class: "group-head" }, el("div", {}, title, facts), moves);
     }
 
     key(event) {
@@ -344,8 +350,9 @@ const Completions = (() => {
             .map((one) => ({ ...one, run: run.number })),
         );
       }
-      if (!places.length) return el("p", { class: "caption" }, "This question is asked once in this page.");
-      const key = (one) => `${one.run}.${one.step}.${one.group}`;
+      if (!places.length)
+        return el("p", { class: "asked-once" }, "This question is asked once in this page.");
+      const key = (one) => `${one.run + 1}.${one.step}.${one.group + 1}`;
       const name = (one) => `${this.all[one.run].title} · step ${whole(one.step)}`;
       const options = [["", "nothing"], ...places.slice(0, COMPARED).map((one) => [key(one), name(one)])];
       const to = (value) => {
@@ -354,7 +361,7 @@ const Completions = (() => {
       return el(
         "div",
         { class: "toolbar" },
-        choice("Compare the same question with", options, place.with ? key(place.with) : "", to),
+        choice("Compare with", options, place.with ? key(place.with) : "", to),
       );
     }
   }

@@ -188,7 +188,7 @@ const Curves = (() => {
         }),
       ),
     );
-    return Results.wide(
+    return Dom.wide(
       "Time by phase",
       el("table", { class: "narrow" }, el("thead", {}, head), el("tbody", {}, rows)),
     );

@@ -42,6 +42,8 @@ const Dom = (() => {
       for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
     } else if (name === "style") {
       for (const [property, setting] of Object.entries(value)) element.style.setProperty(property, setting);
+    } else if (name.startsWith("aria-") && typeof value === "boolean") {
+      element.setAttribute(name, String(value));
     } else if (value === true) {
       element.setAttribute(name, "");
     } else if (value !== null && value !== undefined && value !== false) {
@@ -68,7 +70,7 @@ const Dom = (() => {
   const absent = (sentence) => el("p", { class: "absent" }, sentence);
 
   function choice(label, options, value, change) {
-    const select = el("select", { on: { change: () => change(select.value) } });
+    const select = el("select", { "aria-label": label, on: { change: () => change(select.value) } });
     for (const [key, text] of options) select.append(el("option", { value: key }, text));
     select.value = value;
     return el("label", { class: "field" }, el("span", {}, label), select);
@@ -80,5 +82,11 @@ const Dom = (() => {
     return el("label", { class: "tick" }, box, label);
   }
 
-  return { absent, choice, el, hiddenIn, plain, said, svg, tick };
+  // A table that scrolls inside its own frame where the page is narrow.
+  function wide(label, content, caption) {
+    const frame = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
+    return el("div", {}, frame, caption && el("p", { class: "caption" }, caption));
+  }
+
+  return { absent, choice, el, hiddenIn, plain, said, svg, tick, wide };
 })();

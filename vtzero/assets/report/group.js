@@ -107,7 +107,6 @@ const Group = (() => {
       el(
         "div",
         {},
-        content.task ? el("p", { class: "task" }, said(content.task)) : null,
         el("div", { class: "asked" }, Texts.shown(content.question || "(no question is recorded)")),
         el(
           "p",

@@ -9,7 +9,8 @@ const Numbers = (() => {
 
   function fixed(value, digits) {
     if (!isNumber(value)) return NONE;
-    const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    // To the even digit from the middle, as Python does: 88.25 is 88.2 in the terminal too.
+    const options = { minimumFractionDigits: digits, maximumFractionDigits: digits, roundingMode: "halfEven" };
     return signless(value.toLocaleString("en-US", options));
   }
 

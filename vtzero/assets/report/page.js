@@ -14,30 +14,71 @@
     return el("div", { class: "part" }, el("h3", {}, name), content);
   }
 
+  // One part that cannot be drawn takes none of the others with it.
+  function guarded(draw) {
+    try {
+      return draw();
+    } catch (error) {
+      console.error(error);
+      return absent(`This part cannot be shown: ${error.message}.`);
+    }
+  }
+
   function sections(runs) {
+    Charts.smoothFor(Math.max(...runs.map((run) => (run.metrics.step || []).length)));
     const table = el("div", {});
-    const figures = Results.figures(runs, table);
+    const figures = guarded(() => Results.figures(runs, table));
     return [
-      section("summary", "Summary", null, Results.headline(runs)),
-      section("accuracy", "Accuracy and length", null, figures, Results.lengths(runs)),
+      section(
+        "summary",
+        "Summary",
+        null,
+        guarded(() => Summary.headline(runs)),
+      ),
+      section(
+        "accuracy",
+        "Accuracy and length",
+        null,
+        figures,
+        guarded(() => Results.lengths(runs)),
+      ),
       section(
         "curves",
         "Training",
         "Faint lines are the logged values, strong ones are smoothed. Point at a step to read all charts there.",
-        Curves.curves(runs),
+        guarded(() => Curves.curves(runs)),
       ),
-      section("time", "Time by phase", null, Curves.phases(runs)),
+      section(
+        "time",
+        "Time by phase",
+        null,
+        guarded(() => Curves.phases(runs)),
+      ),
       section("results", "Results by task", null, table),
       section(
         "recipe",
         "Recipe",
         null,
-        Recipe.recipes(runs),
-        part("Environment", Recipe.environments(runs)),
-        part("Set aside", Recipe.rejected(runs)),
-        part("Warnings", Recipe.warnings(runs)),
+        guarded(() => Recipe.recipes(runs)),
+        part(
+          "Environment",
+          guarded(() => Recipe.environments(runs)),
+        ),
+        part(
+          "Set aside",
+          guarded(() => Recipe.rejected(runs)),
+        ),
+        part(
+          "Warnings",
+          guarded(() => Recipe.warnings(runs)),
+        ),
       ),
-      section("completions", "Completions", null, Completions.browser(runs)),
+      section(
+        "completions",
+        "Completions",
+        null,
+        guarded(() => Completions.browser(runs)),
+      ),
     ];
   }
 
@@ -90,9 +131,12 @@
     document
       .getElementById("footer")
       .append(
-        `Made by vtzero ${payload.version || ""}. This page is one file and loads nothing from a network.`,
+        `Made by vtzero ${Dom.plain(payload.version || "")}. This page is one file and loads nothing from a network.`,
       );
   }
 
   start();
+  // The browser looked for the place that the address names before it was there.
+  const named = /^#[a-z-]+$/.test(window.location.hash) && document.querySelector(window.location.hash);
+  if (named) requestAnimationFrame(() => named.scrollIntoView({ behavior: "instant" }));
 })();

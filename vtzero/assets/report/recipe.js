@@ -48,7 +48,7 @@ const Recipe = (() => {
         shown.map((run) => value(run[part], key)),
       ),
     );
-    return Results.wide(
+    return Dom.wide(
       "Settings",
       el("table", { class: "settings" }, el("thead", {}, head), el("tbody", {}, rows)),
     );
@@ -81,7 +81,7 @@ const Recipe = (() => {
     const head = ["Run", "Samples", "Reward calls", "Updates"].map((name) =>
       el("th", { scope: "col" }, name),
     );
-    return Results.wide(
+    return Dom.wide(
       "What was set aside",
       el("table", { class: "narrow" }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows)),
     );

@@ -1,103 +1,11 @@
-// What training did: the headline of each run, the paper's Figures 1, 2 and 4, and the table of results.
+// What training did: the paper's Figures 1, 2 and 4, and the table of results.
 "use strict";
 
 const Results = (() => {
   const { absent, choice, el, said, tick } = Dom;
   const { fixed, interval, isNumber, NONE, percent, whole } = Numbers;
-  const NO_EVALUATION = "has no evaluation yet: set eval_data.";
-
-  function headline(runs) {
-    return el("div", { class: "cards" }, runs.map(card));
-  }
-
-  function card(run) {
-    const finished = run.status === "finished";
-    const benchmark = Runs.benchmarks([run])[0];
-    const name = run.name && run.name !== run.title ? el("p", { class: "run-name" }, said(run.name)) : null;
-    return el(
-      "article",
-      { class: "card" },
-      el("header", {}, Charts.swatch(run.look, true), el("h3", {}, said(run.title)), status(run, finished)),
-      name,
-      benchmark === undefined ? absent(`This run ${NO_EVALUATION}`) : beforeAfter(run, benchmark),
-      el(
-        "dl",
-        { class: "facts" },
-        facts(run).map(([term, value]) => el("div", {}, el("dt", {}, term), el("dd", {}, value))),
-      ),
-      run.warnings.length
-        ? el("a", { class: "warned", href: "#recipe" }, Numbers.plural(run.warnings.length, "warning"))
-        : null,
-    );
-  }
-
-  function status(run, finished) {
-    return run.status ? el("span", { class: finished ? "status" : "status open" }, run.status) : null;
-  }
-
-  function beforeAfter(run, benchmark) {
-    const { before, after } = Runs.ends(run, benchmark);
-    const now = after || before;
-    const accuracy = (one) => (one ? fixed(one.accuracy, 1) : null);
-    const tokens = (one) => (one ? fixed(one.mean_length, 1) : null);
-    const lenient =
-      now && isNumber(now.accuracy_lenient)
-        ? el(
-            "small",
-            {},
-            "lenient ",
-            arrow(before && after && before.accuracy_lenient, now.accuracy_lenient),
-            " %",
-          )
-        : null;
-    return el(
-      "div",
-      { class: "changes" },
-      change("Accuracy", before && after ? accuracy(before) : null, accuracy(now), "%", [
-        el("small", {}, `95 %: ${interval(now.accuracy_interval)} · n = ${whole(now.n)} · `, said(benchmark)),
-        lenient,
-      ]),
-      change("Mean length", before && after ? tokens(before) : null, tokens(now), "tokens", [
-        el("small", {}, `evaluated at step ${whole(now.step)}`),
-        isNumber(now.clipped_ratio) ? el("small", {}, `truncated ${percent(100 * now.clipped_ratio)}`) : null,
-      ]),
-    );
-  }
-
-  function arrow(before, after) {
-    return isNumber(before) ? `${fixed(before, 1)} → ${fixed(after, 1)}` : fixed(after, 1);
-  }
-
-  function change(name, before, after, unit, notes) {
-    const from =
-      before === null ? null : [el("span", { class: "from" }, before), el("span", { class: "to" }, " → ")];
-    return el(
-      "div",
-      { class: "change" },
-      el("h4", {}, name),
-      el("p", { class: "big" }, from, after, el("span", { class: "unit" }, ` ${unit}`)),
-      notes,
-    );
-  }
-
-  function facts(run) {
-    const summary = run.summary || {};
-    const done = isNumber(run.last_step) ? whole(run.last_step) : NONE;
-    const steps =
-      isNumber(run.max_steps) && run.max_steps !== run.last_step
-        ? `${done} of ${whole(run.max_steps)}`
-        : done;
-    const speed = isNumber(summary.tokens_per_second)
-      ? summary.tokens_per_second
-      : Runs.mean(run, "perf/throughput");
-    const reward = Runs.last(run, "reward");
-    return [
-      ["steps", steps],
-      ["wall time", Numbers.duration(summary.seconds)],
-      ["tokens/s", whole(speed)],
-      ...(reward === null ? [] : [["last reward", fixed(reward, 2)]]),
-    ];
-  }
+  const MANY = 4; // runs: their sampled and evaluated lengths would be a thicket
+  const NO_EVALUATION = "No run has an evaluation yet: set eval_data.";
 
   // Figures 1 and 2 and the table follow one choice of benchmark and scoring.
   function figures(runs, whereTable) {
@@ -108,7 +16,7 @@ const Results = (() => {
     function show() {
       charts.forEach((chart) => chart.remove());
       charts = lengthAndAccuracy(runs, state);
-      place.replaceChildren(...compact([pair(charts), bars(runs, state)]));
+      place.replaceChildren(...compact([pair(charts, runs.length >= MANY), bars(runs, state)]));
       whereTable.replaceChildren(...compact([everyTick(), table(runs, state)]));
     }
     function everyTick() {
@@ -153,7 +61,7 @@ const Results = (() => {
   // Two panels over the same steps, their plots one above the other.
   function lengthAndAccuracy(runs, { benchmark, scoring }) {
     const accuracy = runs.map((run) => accuracySeries(run, benchmark, scoring)).filter(Boolean);
-    const length = runs.flatMap((run) => lengthSeries(run, benchmark));
+    const length = runs.flatMap((run) => lengthSeries(run, benchmark, runs.length < MANY));
     const domain = Scales.extent([...accuracy, ...length].flatMap((one) => one.x)) || [0, 1];
     const shared = { domain, left: 48, height: 230 };
     const charts = [];
@@ -191,25 +99,25 @@ const Results = (() => {
     };
   }
 
-  // Of the answers sampled in training, and as marks of those evaluated.
-  function lengthSeries(run, benchmark) {
+  // Of the answers sampled in training, and as marks of those evaluated; of many runs one curve each.
+  function lengthSeries(run, benchmark, both) {
     const own = Runs.evaluations(run, benchmark).filter(
       (one) => isNumber(one.mean_length) && isNumber(one.step),
     );
     const sampled = Runs.series(run, "completions/mean_length");
     const base = { run: run.number, look: run.look };
     const found = sampled ? [{ ...base, ...sampled, name: `${run.title}, sampled` }] : [];
-    if (!own.length) return found;
+    if (!own.length || (sampled && !both)) return found;
     const evaluated = { x: own.map((one) => one.step), y: own.map((one) => one.mean_length), points: true };
     const look = sampled ? { ...run.look, dash: "2 4" } : run.look;
     return [...found, { ...base, ...evaluated, look, name: `${run.title}, evaluated` }];
   }
 
-  function pair(charts) {
-    if (!charts.length) return absent(`No run ${NO_EVALUATION}`);
+  function pair(charts, many) {
+    if (!charts.length) return absent(NO_EVALUATION);
     return figure(
       "Figure 1",
-      "Accuracy and mean response length over steps, with 95 % intervals.",
+      `Accuracy and mean response length over steps${many ? "; point at a step for 95 % intervals" : ", with 95 % intervals"}.`,
       charts.map((chart) => chart.element),
       "panels",
     );
@@ -292,7 +200,7 @@ const Results = (() => {
     const shown = runs.flatMap((run) =>
       chosen(run, benchmark, every).map((evaluation) => ({ run, evaluation })),
     );
-    if (!shown.length) return absent(`No run ${NO_EVALUATION}`);
+    if (!shown.length) return absent(NO_EVALUATION);
     const columns = tasks(shown);
     const scorings = Runs.scorings(runs);
     const head = [
@@ -305,7 +213,7 @@ const Results = (() => {
       "Truncated",
       "Rejected",
     ];
-    const cells = ({ run, evaluation }) => [
+    const cells = ({ evaluation }) => [
       whole(evaluation.step),
       whole(evaluation.n),
       ...scorings.map(([key]) => score(evaluation, key)),
@@ -323,7 +231,7 @@ const Results = (() => {
       ),
     );
     const scored = (Runs.SCORINGS.find(([key]) => key === scoring) || [])[1];
-    return wide(
+    return Dom.wide(
       `Results on ${benchmark}`,
       el(
         "table",
@@ -354,11 +262,5 @@ const Results = (() => {
     return [fixed(figures[key], 1), range ? el("small", {}, interval(range)) : null];
   }
 
-  // A table that scrolls inside its own frame where the page is narrow.
-  function wide(label, content, caption) {
-    const frame = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, content);
-    return el("div", {}, frame, caption && el("p", { class: "caption" }, caption));
-  }
-
-  return { figures, headline, lengths, wide };
+  return { figures, lengths };
 })();

@@ -33,7 +33,8 @@ const Scales = (() => {
     const power = 10 ** Math.floor(Math.log10(span / wanted));
     const step = [1, 2, 5, 10].map((by) => by * power).find((size) => span / size <= wanted) || 10 * power;
     const found = [];
-    for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1) found.push(n * step);
+    for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n += 1)
+      found.push(n * step || 0);
     return found;
   }
 
@@ -65,7 +66,7 @@ const Scales = (() => {
     }
     const air = (high - low) * 0.06;
     const bottom = low >= 0 && low < (high - low) * 0.6 ? 0 : low - air;
-    return [bottom, high <= 0 && high === 0 ? 0 : high + air];
+    return [bottom, high === 0 ? 0 : high + air];
   }
 
   const positive = (values) => values.filter((value) => value > 0);

@@ -34,13 +34,14 @@ const Selection = (() => {
     if (!index.question) return found;
     for (const group of groups) {
       const id = index.questions[index.question[group.start]];
-      if (!found.has(id)) found.set(id, []);
-      found.get(id).push(group);
+      if (id && !found.has(id)) found.set(id, []);
+      if (id) found.get(id).push(group);
     }
     return found;
   }
 
-  const questionOf = (index, group) => (index.question ? index.questions[index.question[group.start]] : null);
+  const questionOf = (index, group) =>
+    (index.question && index.questions[index.question[group.start]]) || null;
 
   function rowMatches(index, row, { verdict, truncated, aha, task }) {
     if (verdict === "right" && index.right[row] !== 1) return false;
