@@ -184,9 +184,7 @@ class Panel(Lines):
 
     def _figures(self, room: int, plain: bool) -> Iterator[RenderableType]:
         figures = short_figures(self._metrics)
-        trends = [name for name in TRENDS[:2] if name in figures] or [
-            name for name in TRENDS if name in figures
-        ]
+        trends = [name for name in TRENDS if name in figures][:2]
         for name in trends:
             row = _cell(f"{name:<7}", f"{figures.pop(name):>7}")
             drawn = self._trends[name].drawn(room - len(row) - 2, _PLAIN_HEIGHTS if plain else _HEIGHTS)
