@@ -143,7 +143,7 @@ def test_a_narrow_terminal_without_colour_sees_the_run_to_its_end(model, tmp_pat
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in terminal.written.splitlines()]
     drawn = [line for line in lines if line.startswith(("│", "╭", "╰"))]
     assert drawn
-    assert {len(line) for line in drawn} == {40}
+    assert {len(line) for line in drawn} == {38}
     assert terminal.written.rindex(SHOW) > terminal.written.rindex(HIDE)
 
 

@@ -33,6 +33,9 @@ _MEMORY = (("perf/cpu_memory_used_gb", "host"), ("perf/max_memory_allocated_gb",
 _HEIGHTS, _PLAIN_HEIGHTS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 _SHOW_CURSOR = "\x1b[?25h"
 _A_SECOND = 4
+_WIDEST = 120
+_BESIDE = 2
+"""Columns left free for the `^C` that a terminal shows: it would begin a line that rich does not know of."""
 
 
 class Trend:
@@ -144,11 +147,15 @@ class Panel(Lines):
         self._console.print(Text("\n".join(lines)), soft_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room = options.max_width - 4
+        width = min(_WIDEST, options.max_width - _BESIDE)
+        room = width - 4
         plain = options.ascii_only or options.legacy_windows
-        title = Text(visible(self._title)[: max(8, room - 4)], "bold")
+        title = Text(visible(self._title), "bold")
+        title.truncate(max(4, room - 4), overflow="ellipsis")
         rows = [*self._progress(room), *self._phases(room, plain), *self._figures(room, plain)]
-        yield Frame(Group(*rows), title=title, title_align="left", box=box.ROUNDED, border_style="dim")
+        yield Frame(
+            Group(*rows), title=title, title_align="left", box=box.ROUNDED, border_style="dim", width=width
+        )
 
     def _progress(self, room: int) -> Iterator[RenderableType]:
         bar = Table.grid()  # by itself it does not end its line
@@ -177,9 +184,7 @@ class Panel(Lines):
 
     def _figures(self, room: int, plain: bool) -> Iterator[RenderableType]:
         figures = short_figures(self._metrics)
-        trends = [name for name in TRENDS[:2] if name in figures] or [
-            name for name in TRENDS if name in figures
-        ]
+        trends = [name for name in TRENDS if name in figures][:2]
         for name in trends:
             row = _cell(f"{name:<7}", f"{figures.pop(name):>7}")
             drawn = self._trends[name].drawn(room - len(row) - 2, _PLAIN_HEIGHTS if plain else _HEIGHTS)
