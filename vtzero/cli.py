@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 i
 
 import argparse
 import ctypes
+import io
 import json
 import logging
 import os
@@ -29,8 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Else transformers prints on every start that torch is missing, which is never needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Orbax logs what it also raises, with a traceback from each of its threads: 1,300 lines for a full disk.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = report_unraised
+    _write_anything()
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "bench", "plan"):
@@ -48,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         leave(code)
     return code
+
+
+def _write_anything() -> None:
+    """What a model says may hold any character, and the terminal may know few of them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _hold_memory_together() -> None:
@@ -300,7 +310,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt-template", help="of a run its own, else r1_zero_base")
     parser.add_argument("--max-completion-length", type=int, help="tokens; of a run its own, else 72")
-    parser.add_argument("--max-prompt-length", type=int, default=1024)
+    parser.add_argument("--max-prompt-length", type=int, help="tokens (default: a run's own, else 1024)")
     parser.add_argument("--max-pixels", type=int, help="of a run its own, else the folder's")
 
 
@@ -439,6 +449,8 @@ def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
         return report(known.runs, out=known.out, figures=known.figures, max_megabytes=known.max_size)
     from rich.console import Console
 
+    if known.out or known.figures:
+        raise ValueError("--table prints a table; leave out --out and --figures")
     from vtzero.reports.results import read_results
     from vtzero.reports.tables import paper_table, table_figures
 

@@ -74,10 +74,16 @@ def test_figures_are_files(run, tmp_path):
         (["."], "holds no run"),
         ([".", "--max-size", "0.1"], "--max-size is 0.1"),
         ([".", "--max-size", "nan"], "--max-size is nan"),
+        (["run", "--out", "run"], "--out run: is a folder; give the page's file, such as run/report.html"),
+        (["run", "--out", "run/metrics.jsonl/page.html"], "run/metrics.jsonl: no folder can be made there"),
+        (["run", "--figures", "run/metrics.jsonl"], "run/metrics.jsonl: no folder can be made there"),
+        (["run", "--table", "3", "--out", "page.html"], "leave out --out"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
     done = report(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""

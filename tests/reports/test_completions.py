@@ -6,6 +6,7 @@ import io
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -36,7 +37,7 @@ def row(step: int, prompt: int, place: int, **changes) -> CompletionRow:
         "question": f"{step}-{prompt}?",
         "answer": str(prompt),
         "task": ("Count", "Depth")[prompt % 2],
-        "aha_words": ["wait"] if place == 3 else [],
+        "aha_words": ["wait", "yet"] if place == 3 else [],
     }
     return CompletionRow(**values | changes)
 
@@ -72,7 +73,7 @@ def test_the_index_has_a_line_for_each_completion(tmp_path):
     assert index["group"] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 2
     assert index["right"] == [0, 1, 0, 1] * 6
     assert index["terminated"] == [0, 1, 1, 1] * 6
-    assert index["aha"] == [0, 0, 0, 1] * 6
+    assert index["aha"] == [0, 0, 0, 2] * 6
     assert [index["tasks"][number] for number in index["task"]] == (
         ["Count"] * 4 + ["Depth"] * 4 + ["Count"] * 4
     ) * 2
@@ -93,7 +94,7 @@ def test_a_step_is_a_chunk_of_its_groups(tmp_path):
         "advantage": 0.3,
         "length": 13,
         "terminated": True,
-        "aha": ["wait"],
+        "aha": ["wait", "yet"],
     }
 
 
@@ -161,8 +162,6 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
 
 
 def test_tables_without_the_newer_columns_are_read(tmp_path):
-    import pyarrow.parquet as pq
-
     (path,) = [write_run(tmp_path, [1]) / "completions" / "completions_00001.parquet"]
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["group", "id", "question", "length", "terminated", "reward"]), path)
@@ -204,8 +203,19 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path):
     warnings = []
     result = pack_completions(tmp_path, 0, 10**6, warnings)
     assert result.description["steps"] == [1, 2]
-    assert "6 of 6 questions are shown without their picture" in result.description["note"]
+    assert result.description["note"] is None
     assert [chunk.name for chunk in result.chunks] == ["i0", "r0-s1", "r0-s2"]
     table, image = warnings
     assert "completions_00003.parquet: not a readable parquet file" in table
     assert "cannot be read" in image
+
+
+@pytest.mark.parametrize("damage", ["advantage", "aha_words", "rows"])
+def test_a_table_of_another_kind_is_left_out_and_told(tmp_path, damage):
+    path = write_run(tmp_path, [1, 2]) / "completions" / "completions_00001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, 0) if damage == "rows" else table.drop_columns([damage]), path)
+    warnings = []
+    assert pack_completions(tmp_path, 0, 10**6, warnings).description["steps"] == [2]
+    reason = "has no rows" if damage == "rows" else f"has no column {damage!r}"
+    assert warnings == [f"{path}: {reason}"]

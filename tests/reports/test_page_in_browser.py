@@ -473,3 +473,23 @@ def test_thirty_megabytes_open_in_three_seconds(browser, tmp_path):
         )
         print(f"all of it searched in {time.perf_counter() - began:.1f} s")
     assert seconds < 3
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2])
+def test_numbers_are_rounded_as_in_the_terminal(page, digits):
+    values = [count / 400 for count in range(40_001)] + [count / 2638 for count in range(2639)]
+    shown = page.evaluate(f"(values) => values.map((value) => Numbers.fixed(value, {digits}))", values)
+    assert shown == [f"{value:.{digits}f}" for value in values]
+
+
+def test_a_model_that_was_only_evaluated_is_no_base(browser, tmp_path):
+    trained, *evaluated = one_run(0), bare_run() | {"label": "instruct"}, bare_run() | {"label": "SFT"}
+    last = trained["evaluations"][-1]
+    for number, run in enumerate(evaluated):
+        run["evaluations"] = [{**last, "step": 0, "accuracy": 50.0 + number}]
+    path = page_of(tmp_path, {"version": "1", "runs": [trained, *evaluated]})
+    rows = f"Runs.rows(Runs.read(payload), {last['benchmark']!r}).map((row) => row.name)"
+    with opened(browser, path) as shown:
+        text = "document.getElementById('payload').textContent"
+        names = shown.page.evaluate(f"() => {{ const payload = JSON.parse({text}); return {rows}; }}")
+    assert names == ["base", "GRPO", "instruct", "SFT"]

@@ -91,7 +91,7 @@ def test_time_by_phase_of_a_run_under_way_is_that_of_its_steps(tmp_path):
     ]
     folder = written(tmp_path / "run", metrics__jsonl=lines)
     assert read_run(str(folder)).time_by_phase() == {"gen": 4.0, "ref": 0.0}
-    (folder / "summary.json").write_text('{"time_by_phase": {"gen": 9.0}}')
+    (folder / "summary.json").write_text('{"steps": 2, "time_by_phase": {"gen": 9.0}}')
     assert read_run(str(folder)).time_by_phase() == {"gen": 9.0}
 
 
@@ -105,6 +105,28 @@ def test_rejected_samples_are_counted_by_kind(tmp_path):
 def test_a_run_of_completions_alone_is_one(tmp_path):
     write_completions(tmp_path, 1, [CompletionRow("q", "a", {}, 0.0, 0.0, 1, True)])
     assert read_run(str(tmp_path)).last_step == 0
+
+
+def test_a_run_that_was_made_longer_is_not_finished_by_its_old_summary(tmp_path):
+    old = {"steps": 2, "time_by_phase": {"gen": 9.0}}
+    lines = [{"step": step, "timing_s/gen": 1.0} for step in (1, 2, 3)]
+    files = {"metrics__jsonl": lines, "summary__json": [old]}
+    run = read_run(str(written(tmp_path / "longer", **files, config__yaml="max_steps: 4\n")))
+    assert (run.finished, run.summary, run.time_by_phase()) == (False, None, {"gen": 3.0})
+    run = read_run(str(written(tmp_path / "done", **files | {"metrics__jsonl": lines[:2]})))
+    assert (run.finished, run.summary) == (True, old)
+
+
+def test_of_a_run_that_logs_now_and_then_all_steps_count(tmp_path):
+    lines = [{"step": step, "timing_s/gen": 1.0} for step in (10, 20)]
+    run = read_run(str(written(tmp_path / "run", metrics__jsonl=lines)))
+    assert run.time_by_phase() == {"gen": 20.0}
+
+
+def test_a_folder_may_have_a_name_with_an_equals_sign(tmp_path):
+    folder = written(tmp_path / "lr=1e-6", metrics__jsonl=[{"step": 1}])
+    assert read_run(str(folder)).label == "lr=1e-6"
+    assert read_run(f"small={folder}").label == "small"
 
 
 def test_an_empty_folder_is_none(tmp_path):

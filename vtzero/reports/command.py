@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from vtzero.reports.completions import Packed, pack_completions
+from vtzero.reports.figure_style import need_matplotlib
+from vtzero.reports.figures import write_figures
 from vtzero.reports.page import write_page
 from vtzero.reports.payload import payload
 from vtzero.reports.run_folder import RunRecord, read_run
 from vtzero.terminal import visible
+from vtzero.whole_files import make_folder
 
 PAGE = "report.html"
 MEGABYTES = 30.0
@@ -36,12 +39,16 @@ def report(
     if not max_megabytes >= 1:
         raise ValueError(f"--max-size is {max_megabytes:g}; it must be at least 1 (MB)")
     runs = [read_run(spec) for spec in specs]
-    described = payload(runs, [None] * len(runs))
-    packed = _packed(runs, max_megabytes * 1e6 - _FIXED_BYTES - len(str(described)))
-    for run, own in zip(described["runs"], packed, strict=True):
-        run["completions"] = own and own.description
     path = out or runs[0].folder / PAGE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder; give the page's file, such as {path / PAGE}")
+    make_folder(path.parent)
+    if figures is not None:
+        need_matplotlib()
+        make_folder(figures)
+    without = len(str(payload(runs, [None] * len(runs))))
+    packed = _packed(runs, max_megabytes * 1e6 - _FIXED_BYTES - without)
+    described = payload(runs, [None if own is None else own.description for own in packed])
     write_page(path, described, chain.from_iterable(own.chunks for own in packed if own))
     print(f"wrote {visible(path)} ({path.stat().st_size / 1e6:.1f} MB)")
     written = [str(path) for path in _figures(figures, described)]
@@ -64,8 +71,6 @@ def _packed(runs: Sequence[RunRecord], most_bytes: float) -> list[Packed | None]
 def _figures(folder: Path | None, described: dict[str, Any]) -> Iterator[Path]:
     if folder is None:
         return
-    from vtzero.reports.figures import write_figures  # matplotlib is an extra
-
     for path in write_figures(folder, described):
         print(f"wrote {visible(path)}")
         yield path

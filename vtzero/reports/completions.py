@@ -20,6 +20,9 @@ from vtzero.reports.page import Chunk, packed
 from vtzero.terminal import one_line
 from vtzero.training.completions import completion_files, read_table
 
+NEEDED = ("prompt", "completion", "answer", "task", "aha_words", "advantage")
+"""Columns of every table; those that later versions added may be missing."""
+
 PICTURE_SHARE = 0.4
 """Of the bytes for completions; texts have what pictures do not need."""
 _PICTURE_SIDE = 320  # pixels: what a column of the page shows
@@ -57,8 +60,8 @@ def pack_completions(folder: Path, run: int, most_bytes: int, warnings: list[str
         packing.take_steps(with_pictures=True)  # there may be few pictures, and each is there once
     kept, pictures = sorted(packing.index.steps), packing.pictures
     description = packing.index.description() | {
-        "steps_written": len(files),
-        "note": _note(len(kept), len(files), pictures.left_out, packing.index.groups),
+        "steps_written": packing.readable,
+        "note": _note(len(kept), packing.readable, pictures.left_out, packing.index.groups),
         "index": f"i{run}",
     }
     return Packed(description, _chunks(run, files, kept, packing.index, pictures))
@@ -69,6 +72,7 @@ class _Packing:
 
     def __init__(self, files: Mapping[int, Path], run: int, most_bytes: float, warnings: list[str]) -> None:
         self._files, self._run, self._warnings = files, run, warnings
+        self.readable = len(files)
         self._waiting: Iterator[int] = evenly(sorted(files))
         self._room = _Room(most_bytes)
         self.index, self.pictures = _Index(), _Pictures(run, self._room, warnings)
@@ -80,6 +84,7 @@ class _Packing:
                 groups = read_groups(self._files[step])
             except ValueError as error:
                 self._warnings.append(one_line(error))
+                self.readable -= 1
                 continue
             size = _page_bytes(_chunk(self._run, step, groups, {}).data) + _INDEX_BYTES * sum(
                 map(len, groups)
@@ -127,8 +132,15 @@ def evenly(steps: Sequence[int]) -> Iterator[int]:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """The completions of a table without their pictures, by the prompt that they answer."""
-    return _grouped(read_table(path, without=["image"]))
+    """The completions of a table without their pictures, by the prompt that they answer.
+
+    Raises ValueError naming a table that cannot be read, is empty or lacks a column.
+    """
+    rows = read_table(path, without=["image"])
+    missing = [name for name in NEEDED if not rows or name not in rows[0]]
+    if missing:
+        raise ValueError(f"{path}: {f'has no column {missing[0]!r}' if rows else 'has no rows'}")
+    return _grouped(rows)
 
 
 def _grouped(rows: Iterable[Row]) -> list[Group]:
@@ -233,7 +245,7 @@ def _figures(step: int, group: int, place: int, row: Row) -> dict[str, Any]:
         "place": place,
         "right": None if right is None else int(right),
         "terminated": None if terminated is None else int(terminated),
-        "aha": int(bool(row["aha_words"])),
+        "aha": len(row["aha_words"]),
         "length": row.get("length"),
         "reward": _rounded(row.get("reward")),
         "advantage": _rounded(row["advantage"]),
@@ -262,12 +274,13 @@ class _Pictures:
             if image is None:
                 continue
             name = self._named(image)
-            if name is None:
-                self.left_out += 1
-            else:
+            if name:
                 self.names[step, group] = name
+            elif name is None:
+                self.left_out += 1
 
     def _named(self, image: bytes) -> str | None:
+        """Its name; None for one without room, "" for one that cannot be read."""
         digest = hashlib.sha256(image).digest()
         if digest not in self._known:
             self._known[digest] = self._stored(image)
@@ -280,7 +293,7 @@ class _Pictures:
             data, kind = small_picture(image)
         except ValueError as error:
             self._warnings.append(one_line(error))
-            return None
+            return ""
         if not self._room.take(_page_bytes(data)):
             return None
         chunk = Chunk(f"m{self._run}-{len(self.chunks)}", data, gzip=False, mime=_MIME[kind])

@@ -121,7 +121,9 @@ def _accuracy(evaluation: Mapping[str, Any]) -> Accuracy | None:
     step, percent = number(evaluation.get("step")), number(evaluation.get("accuracy"))
     if step is None or percent is None:
         return None
-    low, high = (number(bound) for bound in evaluation.get("accuracy_interval") or (None, None))
+    interval = evaluation.get("accuracy_interval")
+    bounds = interval if isinstance(interval, list | tuple) and len(interval) == 2 else (None, None)
+    low, high = map(number, bounds)
     lenient = number(evaluation.get("accuracy_lenient"))
     if low is None or high is None:
         return Accuracy(step, percent, percent, percent, lenient)

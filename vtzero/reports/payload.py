@@ -1,11 +1,15 @@
 """What a page shows of runs, in JSON's types: the one description that page and figures are drawn from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from vtzero import __version__
 from vtzero.reports.run_folder import RunRecord, differing
+
+MOST_STEPS = 2000
 
 
 def payload(runs: Sequence[RunRecord], completions: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
@@ -23,8 +27,8 @@ def _run(run: RunRecord, completions: dict[str, Any] | None, differ: list[str]) 
         "status": "finished" if run.finished else "not finished",
         "last_step": run.last_step,
         "max_steps": run.recipe.get("max_steps"),
-        "warnings": run.warnings,
-        "metrics": {name: [short(value) for value in values] for name, values in run.metrics.items()},
+        "warnings": [*run.warnings, *_left_out(run)],
+        "metrics": thinned(run.metrics),
         "evaluations": run.evaluations,
         "recipe": run.recipe,
         "recipe_differs": differ,
@@ -34,6 +38,18 @@ def _run(run: RunRecord, completions: dict[str, Any] | None, differ: list[str]) 
         "rejected": {kind: run.rejected.get(kind, 0) for kind in ("sample", "reward", "update")},
         "completions": completions,
     }
+
+
+def _left_out(run: RunRecord) -> list[str]:
+    logged = len(run.metrics.get("step", ()))
+    return [f"of {logged:,} logged steps {MOST_STEPS:,} are drawn, evenly"] if logged > MOST_STEPS else []
+
+
+def thinned(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    """At most `MOST_STEPS` steps of them, evenly: no screen has more columns."""
+    logged = len(metrics.get("step", ()))
+    kept = sorted({round(at) for at in np.linspace(0, logged - 1, min(logged, MOST_STEPS))})
+    return {name: [short(values[at]) for at in kept] for name, values in metrics.items()}
 
 
 def short(value: float | None) -> float | None:

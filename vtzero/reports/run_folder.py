@@ -45,15 +45,23 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end; a run alone that was only evaluated has none to come to."""
+        """Whether the run came to its end; a model that was only evaluated has none to come to."""
         return self.summary is not None or not self.metrics
 
+    def forget_older_summary(self) -> None:
+        """A run that was made longer has the summary of its first end until it comes to the next."""
+        steps = (self.summary or {}).get("steps")
+        wanted = max(self.last_step, self.recipe.get("max_steps") or 0)
+        if not isinstance(steps, int) or steps < wanted:
+            self.summary = None
+
     def time_by_phase(self) -> dict[str, float] | None:
-        """Seconds of each phase: of all steps where the run has finished, else of the logged ones."""
+        """Seconds of each phase over all steps; of a run that goes on, as its logged steps let expect."""
         if self.summary is not None and isinstance(self.summary.get("time_by_phase"), dict):
             return dict(self.summary["time_by_phase"])
+        share = len(self.metrics.get("step", ())) / (self.last_step or 1)
         phases = {
-            name.removeprefix(_SECONDS): sum(value or 0.0 for value in values)
+            name.removeprefix(_SECONDS): sum(value or 0.0 for value in values) / share
             for name, values in self.metrics.items()
             if name.startswith(_SECONDS) and name != f"{_SECONDS}step"
         }
@@ -65,10 +73,7 @@ def read_run(spec: str) -> RunRecord:
 
     Raises FileNotFoundError where there is no such folder, ValueError where it holds nothing of a run.
     """
-    label, _, path = spec.rpartition("=")
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such run folder; give FOLDER or LABEL=FOLDER")
+    label, folder = named_folder(spec)
     run = RunRecord(name=str(folder), label=label, folder=folder)
     run.recipe = _recipe(run)
     run.label = label or _named(run)
@@ -76,12 +81,27 @@ def read_run(spec: str) -> RunRecord:
     run.evaluations = sorted(_evaluations(run), key=lambda each: (each["benchmark"], each["step"]))
     run.environment = _object(run, "environment.json")
     run.summary = _object(run, "summary.json")
+    run.forget_older_summary()
     run.rejected = dict(Counter(str(record.get("kind")) for record in _lines(run, "rejected.jsonl")))
     if not (run.recipe or run.metrics or run.evaluations or completion_files(folder)):
         raise ValueError(
             f"{folder}: holds no run (neither config.yaml nor metrics.jsonl nor eval/BENCHMARK-STEP.json)"
         )
     return run
+
+
+def named_folder(spec: str) -> tuple[str, Path]:
+    """The label and the folder of `FOLDER` or `LABEL=FOLDER`; names of folders may hold a `=` too.
+
+    Raises FileNotFoundError where there is no such folder.
+    """
+    if Path(spec).is_dir():
+        return "", Path(spec)
+    label, _, path = spec.partition("=")
+    folder = Path(path or label)
+    if not path or not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such run folder; give FOLDER or LABEL=FOLDER")
+    return label, folder
 
 
 def columns(records: Iterator[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -20,10 +20,10 @@ const Curves = (() => {
   const FIRST = ["reward", "kl", "completions/clipped_ratio", "entropy", "grad_norm", "loss"];
   const UNITS = [
     [/^timing_s\/|seconds$/, "seconds"],
-    [/_gb$/, "GB"],
+    [/_gb$/, "GiB"],
     [/length$/, "tokens"],
     [/^rewards\/.*\/(mean|std)$/, "reward"],
-    [/ratio|^frac_|\/mfu\/|\/bandwidth\//, "share"],
+    [/ratio\b|^clip_ratio|^frac_|\/mfu\/|\/bandwidth\//, "share"],
     [/^aha\//, "occurrences a step"],
   ];
   const REWARD = /^rewards\/(.+)\/mean$/;

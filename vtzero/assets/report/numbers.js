@@ -7,11 +7,19 @@ const Numbers = (() => {
   const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
   const signless = (text) => text.replace("-", MINUS);
 
+  // As Python rounds, so that the terminal says the same: a number exactly in the middle, which then is a
+  // multiple of a power of two, goes to the even digit; toFixed would take the greater.
+  function rounded(value, digits) {
+    const halves = value * 2 ** (digits + 1);
+    if (!Number.isInteger(halves) || halves % 2 === 0) return value.toFixed(digits);
+    const below = Math.floor(value * 10 ** digits);
+    return ((below % 2 === 0 ? below : below + 1) / 10 ** digits).toFixed(digits);
+  }
+
   function fixed(value, digits) {
     if (!isNumber(value)) return NONE;
-    // To the even digit from the middle, as Python does: 88.25 is 88.2 in the terminal too.
-    const options = { minimumFractionDigits: digits, maximumFractionDigits: digits, roundingMode: "halfEven" };
-    return signless(value.toLocaleString("en-US", options));
+    const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    return signless(Number(rounded(value, digits)).toLocaleString("en-US", options));
   }
 
   const whole = (value) => fixed(value, 0);

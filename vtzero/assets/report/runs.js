@@ -46,9 +46,12 @@ const Runs = (() => {
     return found ? found.y[found.y.length - 1] : null;
   }
 
-  function mean(run, name) {
+  // Over all steps, as those that were logged let expect.
+  function sum(run, name) {
     const found = series(run, name);
-    return found ? found.y.reduce((sum, value) => sum + value, 0) / found.y.length : null;
+    if (!found) return null;
+    const logged = found.y.reduce((total, value) => total + value, 0);
+    return (logged / found.y.length) * run.last_step;
   }
 
   function metricNames(runs) {
@@ -69,7 +72,8 @@ const Runs = (() => {
   // The evaluation before training, or null, and the last one, or null: a run may have only one.
   function ends(run, benchmark) {
     const own = evaluations(run, benchmark);
-    const before = own.length && own[0].step === 0 ? own[0] : null;
+    // A model that was only evaluated, whatever its step, is at its end.
+    const before = own.length > 1 && own[0].step === 0 ? own[0] : null;
     const after = own.length && own[own.length - 1] !== before ? own[own.length - 1] : null;
     return { before, after };
   }
@@ -91,5 +95,5 @@ const Runs = (() => {
 
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-  return { SCORINGS, benchmarks, ends, evaluations, last, mean, metricNames, read, rows, scorings, series };
+  return { SCORINGS, benchmarks, ends, evaluations, last, metricNames, read, rows, scorings, series, sum };
 })();

@@ -132,21 +132,25 @@ const Summary = (() => {
     );
   }
 
+  // What a summary would say of the steps that are there.
+  function progress(run) {
+    const seconds = Runs.sum(run, "timing_s/step");
+    const tokens = Runs.sum(run, "perf/total_num_tokens");
+    return { seconds, tokens_per_second: seconds && tokens ? tokens / seconds : null };
+  }
+
   function facts(run) {
-    const summary = run.summary || {};
+    const summary = run.summary || progress(run);
     const done = isNumber(run.last_step) ? whole(run.last_step) : NONE;
     const steps =
       isNumber(run.max_steps) && run.max_steps !== run.last_step
         ? `${done} of ${whole(run.max_steps)}`
         : done;
-    const speed = isNumber(summary.tokens_per_second)
-      ? summary.tokens_per_second
-      : Runs.mean(run, "perf/throughput");
     const reward = Runs.last(run, "reward");
     return [
       ["steps", steps],
       ["wall time", Numbers.duration(summary.seconds)],
-      ["tokens/s", whole(speed)],
+      ["tokens/s", whole(summary.tokens_per_second)],
       ["last reward", fixed(reward, 2)],
     ];
   }
