@@ -51,7 +51,7 @@ def test_every_value_comes_back(tmp_path: Path) -> None:
             row(2, rewards={"accuracy": math.nan, "format": 0.0}, reward=math.nan),
         ],
     )
-    common = {"step": 3, "task": "count", "advantage": -0.25, "length": 7, "terminated": True}
+    common = {"step": 3, "images": 0, "task": "count", "advantage": -0.25, "length": 7, "terminated": True}
     assert read_completions(tmp_path) == [
         common
         | {
@@ -97,6 +97,7 @@ def test_columns_have_the_same_order_and_types_whatever_the_rows(tmp_path: Path)
         "question",
         "prompt",
         "image",
+        "images",
         "completion",
         "length",
         "terminated",

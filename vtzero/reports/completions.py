@@ -175,7 +175,8 @@ def _chunk(run: int, step: int, groups: list[Group], pictures: Mapping[tuple[int
 
 def _group(rows: Group, picture: str | None) -> dict[str, Any]:
     shared = {name: rows[0].get(name) for name in ("id", "question", "prompt", "answer", "task")}
-    return {**shared, "image": picture, "completions": [_completion(row) for row in rows]}
+    images = rows[0].get("images")
+    return {**shared, "image": picture, "images": images, "completions": [_completion(row) for row in rows]}
 
 
 def _completion(row: Row) -> dict[str, Any]:

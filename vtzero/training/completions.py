@@ -29,6 +29,7 @@ _COLUMNS = [
     ("question", pa.string()),
     ("prompt", pa.string()),
     ("image", _IMAGE),
+    ("images", pa.int64()),
     ("completion", pa.string()),
     ("length", pa.int64()),
     ("terminated", pa.bool_()),
@@ -43,8 +44,8 @@ class CompletionRow:
     """One completion; `rewards` by the reward's name, NaN where there is no score, `reward` their total.
 
     `group` numbers the prompts of a step, `id` and `question` are the prompt's. `length` is in tokens, the
-    stop token counted; `terminated` says there was one. `image` is the content of an image file; `aha_words`
-    are those of `vtzero.rewards.text`, as they occur.
+    stop token counted; `terminated` says there was one. `image` is the content of the first of `images`
+    files; `aha_words` are those of `vtzero.rewards.text`, as they occur.
     """
 
     prompt: str
@@ -60,6 +61,7 @@ class CompletionRow:
     answer: str = ""
     task: str = ""
     image: bytes | None = None
+    images: int = 0
     aha_words: Sequence[str] = ()
 
 
@@ -80,10 +82,10 @@ def png_bytes(image: Image.Image) -> bytes:
 def write_completions(folder: str | Path, step: int, rows: Sequence[CompletionRow]) -> Path:
     """Write `folder/completions/completions_{step:05d}.parquet`, and return its path.
 
-    Columns: step, group, id, question, prompt, image ({"bytes", "path"} as in Hugging Face datasets, or
-    null), completion, length, terminated, answer, task, aha_words, `rewards/NAME` a reward and `reward`,
-    their total (null where there is no score), advantage. The file appears whole or not at all; one of the
-    same step is replaced.
+    Columns: step, group, id, question, prompt, image (of the first one {"bytes", "path"} as in Hugging Face
+    datasets, or null), images (their number), completion, length, terminated, answer, task, aha_words,
+    `rewards/NAME` a reward and `reward`, their total (null where there is no score), advantage. The file
+    appears whole or not at all; one of the same step is replaced.
 
     Raises ValueError without rows, or when rows have different rewards.
     """
@@ -117,6 +119,7 @@ def _record(step: int, row: CompletionRow) -> dict[str, Any]:
         "question": row.question,
         "prompt": row.prompt,
         "image": None if row.image is None else {"bytes": row.image, "path": None},
+        "images": row.images,
         "completion": row.completion,
         "length": row.length,
         "terminated": row.terminated,

@@ -324,6 +324,7 @@ class GRPO:
                 answer=asked[place // group].answer,
                 task=asked[place // group].task,
                 image=pictures[place // group],
+                images=len(asked[place // group].images),
                 aha_words=scored.aha_words[place],
             )
             for place, text in enumerate(scored.texts)

@@ -108,6 +108,7 @@ const Group = (() => {
         "div",
         {},
         el("div", { class: "asked" }, Texts.shown(content.question || "(no question is recorded)")),
+        content.images > 1 ? el("p", { class: "caption" }, `The first of ${content.images} pictures.`) : null,
         el(
           "p",
           { class: "wanted" },
