@@ -6,19 +6,20 @@ Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 i
 
 import argparse
 import ctypes
+import io
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vtzero.config import RunConfig, load_config, parse_overrides
 from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised
+from vtzero.signals import came, caught, hear
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -29,20 +30,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Else transformers prints on every start that torch is missing, which is never needed here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     # Orbax logs what it also raises, with a traceback from each of its threads: 1,300 lines for a full disk.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = report_unraised
+    _write_anything()
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
     _hold_memory_together()
-    _hear_signals()
-    code = _run(known, rest)
+    hear()
+    try:
+        code = _run(known, rest)
+    finally:
+        caught()
+    if code in (GOES_ON, INTERRUPTED):
+        _end(code)
     if code and getattr(known, "distributed", False):
         from vtzero.parallel.processes import leave
 
         leave(code)
     return code
+
+
+def _write_anything() -> None:
+    """What a model says may hold any character, and the terminal may know few of them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _hold_memory_together() -> None:
@@ -56,9 +71,11 @@ def _hold_memory_together() -> None:
             ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 
-def _hear_signals() -> None:
-    """SIGTERM is Ctrl-C, from the first moment on: what is under way is ended in order."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _end(code: int) -> NoReturn:
+    """End without waiting for threads: a compilation that nobody needs any more can take minutes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _run(known: argparse.Namespace, rest: list[str]) -> int:
@@ -66,10 +83,10 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     try:
         figures = known.run(known, rest)
     except KeyboardInterrupt as error:
-        said = "; ".join([f"vtzero {known.verb}: interrupted", *map(str, error.args)])
-        print(visible(said), file=sys.stderr)
-        return GOES_ON if known.verb == "train" else INTERRUPTED
+        return _interrupted(known.verb, error)
     except Exception as error:
+        if came():  # a library, such as one that is being imported, told it in its own way
+            return _interrupted(known.verb, error.__context__)
         code, line = described(error)
         if line is None:
             traceback.print_exc()
@@ -81,6 +98,13 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
     elif "folder" in figures:
         print(f"wrote {visible(figures['folder'])}")
     return MISTAKE if figures.get("mistakes") else DONE
+
+
+def _interrupted(verb: str, error: BaseException | None) -> int:
+    caught()
+    known = error.args if isinstance(error, KeyboardInterrupt) else ()
+    print(visible("; ".join([f"vtzero {verb}: interrupted", *map(str, known)])), file=sys.stderr)
+    return GOES_ON if verb == "train" else INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -215,18 +239,33 @@ def _parser() -> argparse.ArgumentParser:
         help="candidates that --search, or the changes to what does not fit, may compile for a slice (6)",
     )
 
-    report = _verb(verbs, "report", _report, "the paper's tables with the rows of your runs")
+    report = _verb(verbs, "report", _report, "one page of your runs: curves, tables, every completion")
     report.add_argument(
         "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
     )
-    report.add_argument("--table", type=int, required=True, help="3, 4 or 5")
-    report.add_argument("--scorer", default="strict", help="strict (tags or not), lenient or paper")
+    report.add_argument("--out", type=Path, help="the page's file (default: report.html of the first run)")
+    report.add_argument("--figures", type=Path, help="a folder for the paper's figures, as PNG and SVG")
+    report.add_argument(
+        "--max-size", type=float, default=30.0, help="MB of the page: what is more is left out evenly (30)"
+    )
+    report.add_argument("--table", type=int, help="print the paper's table 3, 4 or 5 with your rows instead")
+    report.add_argument(
+        "--scorer", default="strict", help="of --table: strict (tags or not), lenient or paper"
+    )
 
     scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
-    scenes.add_argument("out", type=Path)
+    scenes.add_argument("out", type=Path, nargs="?", help="folder for the two parquet files")
     scenes.add_argument("--train", type=int, default=1000, help="training rows")
     scenes.add_argument("--test", type=int, default=400, help="held-out rows")
     scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help="a picture of the first training rows with their questions and answers; needs no OUT",
+    )
+    scenes.add_argument("--sheet-rows", type=int, default=3, help="of the picture (3)")
+    scenes.add_argument("--sheet-columns", type=int, default=4, help="of the picture (4: one a kind)")
     return parser
 
 
@@ -251,7 +290,7 @@ def _join(known: argparse.Namespace) -> None:
 
         start()
         # JAX's own handler only makes a note of SIGTERM, and the process would go on until it is killed.
-        _hear_signals()
+        hear()
 
 
 def _config(known: argparse.Namespace, rest: list[str]) -> RunConfig:
@@ -271,7 +310,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt-template", help="of a run its own, else r1_zero_base")
     parser.add_argument("--max-completion-length", type=int, help="tokens; of a run its own, else 72")
-    parser.add_argument("--max-prompt-length", type=int, default=1024)
+    parser.add_argument("--max-prompt-length", type=int, help="tokens (default: a run's own, else 1024)")
     parser.add_argument("--max-pixels", type=int, help="of a run its own, else the folder's")
 
 
@@ -287,7 +326,7 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     # Before the config is read: the others would wait for one that failed and never joined.
     _join(known)
     config = _config(known, rest)
-    return train(config, quiet=known.quiet)
+    return train(config, quiet=known.quiet, as_json=known.json)
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
@@ -404,8 +443,14 @@ def _plan(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    if known.table is None:
+        from vtzero.reports.command import report
+
+        return report(known.runs, out=known.out, figures=known.figures, max_megabytes=known.max_size)
     from rich.console import Console
 
+    if known.out or known.figures:
+        raise ValueError("--table prints a table; leave out --out and --figures")
     from vtzero.reports.results import read_results
     from vtzero.reports.tables import paper_table, table_figures
 
@@ -415,10 +460,12 @@ def _report(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 
 def _scenes(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
-    from vtzero.scenes.dataset import write_scenes
+    from vtzero.scenes.command import SheetSettings, draw
 
-    write_scenes(known.out, train=known.train, test=known.test, seed=known.seed)
-    return {"folder": str(known.out), "train": known.train, "test": known.test}
+    sheet = None
+    if known.sheet is not None:
+        sheet = SheetSettings(known.sheet, rows=known.sheet_rows, columns=known.sheet_columns)
+    return draw(known.out, sheet, train=known.train, test=known.test, seed=known.seed)
 
 
 if __name__ == "__main__":

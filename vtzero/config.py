@@ -155,7 +155,9 @@ class RunConfig:
     eval_batch_size: Count = 64
     logging_steps: Steps = 1
     log_completions: bool = True
+    print_completions_steps: Annotated[int, at_least(0, 10_000_000)] = 0
     tensorboard: bool = True
+    wandb: bool = False
     save_steps: Steps = 100
     save_total_limit: Count | None = 2
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtzero.signals import Signalled
 from vtzero.terminal import one_line
 
 DONE, FAILED, MISTAKE, GOES_ON, INTERRUPTED = 0, 1, 2, 75, 130
@@ -51,9 +52,10 @@ def report_unraised(unraised: Any) -> None:
     """For `sys.unraisablehook`: Python's own, but for what follows from an error that is raised anyway.
 
     Once one write of a checkpoint has failed, tensorstore prints a traceback for each other one under way,
-    since nobody waits for it any more.
+    since nobody waits for it any more. A signal that is lost in a callback is raised again.
     """
-    if str(unraised.exc_value) != "Event loop is closed":
+    expected = isinstance(unraised.exc_value, Signalled) or str(unraised.exc_value) == "Event loop is closed"
+    if not expected:
         sys.__unraisablehook__(unraised)
 
 

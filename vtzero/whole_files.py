@@ -32,3 +32,14 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file, UTF-8, in the place of one that may be there."""
     with written_whole(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Raises NotADirectoryError, in one line that says why, where it cannot be one.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{folder}: no folder can be made there ({error.strerror})") from error

@@ -24,7 +24,13 @@ def row(number: int = 0, **changes: object) -> CompletionRow:
         "prompt": f"question {number}?",
         "completion": f"<think>…</think> {number}\n",
         "rewards": {"accuracy": 1.0, "format": 0.5},
+        "reward": 1.5,
         "advantage": -0.25,
+        "length": 7,
+        "terminated": True,
+        "group": number,
+        "id": f"row-{number}",
+        "question": f"{number}?",
         "answer": str(number),
         "task": "count",
     }
@@ -42,13 +48,17 @@ def test_every_value_comes_back(tmp_path: Path) -> None:
         3,
         [
             row(1, image=image, aha_words=["wait", "yet", "wait"]),
-            row(2, rewards={"accuracy": math.nan, "format": 0.0}),
+            row(2, rewards={"accuracy": math.nan, "format": 0.0}, reward=math.nan),
         ],
     )
-    common = {"step": 3, "task": "count", "advantage": -0.25}
+    common = {"step": 3, "task": "count", "advantage": -0.25, "length": 7, "terminated": True}
     assert read_completions(tmp_path) == [
         common
         | {
+            "group": 1,
+            "id": "row-1",
+            "question": "1?",
+            "reward": 1.5,
             "prompt": "question 1?",
             "image": {"bytes": image, "path": None},
             "completion": "<think>…</think> 1\n",
@@ -59,6 +69,10 @@ def test_every_value_comes_back(tmp_path: Path) -> None:
         },
         common
         | {
+            "group": 2,
+            "id": "row-2",
+            "question": "2?",
+            "reward": None,
             "prompt": "question 2?",
             "image": None,
             "completion": "<think>…</think> 2\n",
@@ -78,14 +92,20 @@ def test_columns_have_the_same_order_and_types_whatever_the_rows(tmp_path: Path)
     assert first == second
     assert first.names == [
         "step",
+        "group",
+        "id",
+        "question",
         "prompt",
         "image",
         "completion",
+        "length",
+        "terminated",
         "answer",
         "task",
         "aha_words",
         "rewards/accuracy",
         "rewards/format",
+        "reward",
         "advantage",
     ]
 

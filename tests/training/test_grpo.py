@@ -44,6 +44,7 @@ class Run:
     folder: Path
     states: list[TrainState]
     reports: dict[int, StepReport]
+    told: list[str]
 
 
 def on_host(state: Any) -> Any:
@@ -100,20 +101,34 @@ def run(tmp_path_factory):
     setup, state = set_up(config, folder)
     with fast_compile():
         method = GRPO(setup, None)
-    states, reports = [on_host(state)], {}
+    states, reports, told = [on_host(state)], {}, []
+    method.tell = told.append
     checkpoints = Checkpoints(folder / "checkpoints", keep=None)
     with jax.set_mesh(setup.mesh):
         state = take_steps(method, state, range(1, SAVED + 1), states, reports)
         checkpoints.save(SAVED, state, {"data": dict(method.data_state())})
         take_steps(method, state, range(SAVED + 1, STEPS + 1), states, reports)
     checkpoints.close()
-    yield Run(setup, method, folder, states, reports)
+    yield Run(setup, method, folder, states, reports, told)
     method.close()
 
 
 def equal(one: Any, other: Any) -> bool:
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def test_each_phase_is_told_when_it_begins(run):
+    step = ["data", "gen", "reward", "ref", "update"]
+    assert run.told == [*step, "update"] * STEPS  # once more where the step is waited for
+
+
+def test_a_number_of_each_completion_is_reported(run):
+    for report in run.reports.values():
+        lengths, rewards = report.samples["completions/length"], report.samples["rewards/total"]
+        assert len(lengths) == len(rewards) == len(report.completions) == 2 * GROUP
+        assert lengths.mean() == pytest.approx(report.metrics["completions/mean_length"])
+        assert list(rewards) == pytest.approx([row.reward for row in report.completions], nan_ok=True)
 
 
 def test_frozen_parts_keep_their_bytes_and_the_rest_moves(run):

@@ -1,7 +1,9 @@
 """The loop around a method: what a run that fails has written down."""
 
 import json
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fixtures.fast_compile import fast_compile
@@ -11,10 +13,27 @@ from safetensors.numpy import load_file, save_file
 from vtzero.config import ConfigError, MeshConfig, RunConfig, dump_config
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.training.agreement import check_folder
-from vtzero.training.loop import train
+from vtzero.training.checkpoints import Checkpoints
+from vtzero.training.loop import Interrupted, train
 from vtzero.training.metrics import read_metrics
 from vtzero.training.phases import Phases
 from vtzero.training.watch import BrokenRunError
+
+
+def small(folder, **settings) -> RunConfig:
+    """A run that takes seconds, and the model that it begins with."""
+    values = {
+        "model": str(make_tiny_folder(folder / "model", num_hidden_layers=1)),
+        "output_dir": str(folder / "run"),
+        "data": ("scenes",),
+        "prompts_per_step": 2,
+        "num_generations": 2,
+        "max_completion_length": 4,
+        "max_prompt_length": 200,
+        "eval_data": None,
+        "tensorboard": False,
+    }
+    return RunConfig(**values | settings)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(GroupPipeline, "next_batch"), (Phases, "weigh")])
@@ -29,18 +48,7 @@ def test_a_step_that_was_done_is_written_though_the_next_one_fails(tmp_path, mon
         return whole(*arguments)
 
     monkeypatch.setattr(owner, name, fails)
-    config = RunConfig(
-        model=str(make_tiny_folder(tmp_path / "model", num_hidden_layers=1)),
-        output_dir=str(tmp_path / "run"),
-        data=("scenes",),
-        max_steps=4,
-        prompts_per_step=2,
-        num_generations=2,
-        max_completion_length=4,
-        max_prompt_length=200,
-        eval_data=None,
-        tensorboard=False,
-    )
+    config = small(tmp_path, max_steps=4)
     with fast_compile(), pytest.raises(RuntimeError, match="the third one fails"):
         train(config, quiet=True)
     assert [step["step"] for step in read_metrics(tmp_path / "run")] == [1, 2]
@@ -49,25 +57,12 @@ def test_a_step_that_was_done_is_written_though_the_next_one_fails(tmp_path, mon
 @pytest.mark.parametrize("method", ["grpo", "sft"])
 def test_a_run_whose_numbers_are_broken_skips_its_updates_and_ends(tmp_path, method):
     """Weights so large that no loss is a number: nothing is learnt, and what was asked is written down."""
-    folder = make_tiny_folder(tmp_path / "model", num_hidden_layers=1)
-    weights = load_file(folder / "model.safetensors")
+    iterations = 2 if method == "grpo" else 1
+    config = small(tmp_path, method=method, max_steps=9, num_iterations=iterations, max_bad_steps=3)
+    path = Path(config.model) / "model.safetensors"
+    weights = load_file(path)
     weights["model.layers.0.mlp.up_proj.weight"][:] = 3e38
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    config = RunConfig(
-        method=method,
-        model=str(folder),
-        output_dir=str(tmp_path / "run"),
-        data=("scenes",),
-        max_steps=9,
-        prompts_per_step=2,
-        num_generations=2,
-        num_iterations=2 if method == "grpo" else 1,
-        max_completion_length=8,
-        max_prompt_length=200,
-        max_bad_steps=3,
-        eval_data=None,
-        tensorboard=False,
-    )
+    save_file(weights, path, {"format": "pt"})
     with fast_compile(), pytest.raises(BrokenRunError, match="3 steps in a row skipped their updates"):
         train(config, quiet=True)
     steps = read_metrics(tmp_path / "run")
@@ -79,6 +74,23 @@ def test_a_run_whose_numbers_are_broken_skips_its_updates_and_ends(tmp_path, met
     assert all("loss nan" in record["reason"] for record in records)
     assert all(len(record.get("completions", ())) == (2 if method == "grpo" else 0) for record in records)
     assert len({record["id"] for record in records}) == 6
+
+
+def test_a_stop_after_the_last_step_leaves_the_export_to_the_next_start(tmp_path, monkeypatch):
+    config, save = small(tmp_path, max_steps=2), Checkpoints.save
+
+    def stopped(self, *arguments):
+        save(self, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as context, fast_compile():
+        context.setattr(Checkpoints, "save", stopped)
+        with pytest.raises(Interrupted, match="the same command goes on after step 2"):
+            train(config, quiet=True)
+    assert not (tmp_path / "run" / "export").exists()
+    with fast_compile():
+        assert train(config, quiet=True)["steps"] == 2
+    assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
 
 
 def test_a_run_may_go_on_with_another_mesh_but_not_with_another_seed(tmp_path):

@@ -109,7 +109,7 @@ def test_without_a_step_to_resume_from_nothing_whole_is_lost(tmp_path: Path) -> 
 
 def test_resuming_removes_later_completions(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        write_completions(tmp_path, step, [CompletionRow("question", "answer", {}, 0.0)])
+        write_completions(tmp_path, step, [CompletionRow("question", "answer", {}, 0.0, 0.0, 3, True)])
     MetricsLog(tmp_path, tensorboard=False, resume_step=2).close()
     assert [row["step"] for row in read_completions(tmp_path)] == [1, 2]
 

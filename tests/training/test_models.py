@@ -50,8 +50,14 @@ def test_an_evaluation_asks_as_the_run_evaluates(run):
 
 def test_what_is_asked_for_goes_before_the_runs_own(run):
     asked = ModelSettings(
-        model=str(run), prompt_template="r1_v", max_completion_length=9, min_pixels=800, max_pixels=5000
+        model=str(run),
+        prompt_template="r1_v",
+        max_completion_length=9,
+        max_prompt_length=90,
+        min_pixels=800,
+        max_pixels=5000,
     )
+    assert resolved(asked).max_prompt_length == 90
     assert of(resolved(asked)) == ("r1_v", 9, 800, 5000)
     assert "r1_v" not in resolved(asked).note
     assert resolved(replace(asked, model=str(run / "export"))).note is None

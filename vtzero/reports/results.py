@@ -9,6 +9,7 @@ from vtzero.config import load_config
 from vtzero.evaluation.predictions import read_predictions
 from vtzero.evaluation.rescore import scored_items
 from vtzero.evaluation.totals import Scored as ScoredItem
+from vtzero.reports.run_folder import named_folder
 
 _FILE = re.compile(r"(?P<benchmark>.+)-(?P<step>\d+)\.jsonl")
 
@@ -38,16 +39,13 @@ def read_results(runs: Sequence[str], scorer: str) -> list[Result]:
 
 
 def _read_run(run: str, scorer: str) -> list[Result]:
-    label, equals, path = run.rpartition("=")
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such run folder; give FOLDER or LABEL=FOLDER")
+    label, folder = named_folder(run)
     steps = _finished(folder)
     if not steps:
         raise ValueError(f"{folder}: holds no finished evaluation (eval/BENCHMARK-STEP.json)")
     chosen = {}
     for benchmark, found in steps.items():
-        if equals:
+        if label:
             chosen[label, benchmark] = found[-1]
         elif len(found) > 1 and found[0] == 0:
             chosen["base", benchmark] = 0

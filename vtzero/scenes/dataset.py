@@ -20,6 +20,7 @@ from vtzero.scenes.blank import IMAGE_SIDE
 from vtzero.scenes.questions import FAMILIES, Question, draw_item
 from vtzero.scenes.render import render
 from vtzero.scenes.world import Draws, Scene, Split, Thing
+from vtzero.whole_files import make_folder
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -96,12 +97,12 @@ def write_scenes(folder: Path, *, train: int = 10_000, test: int = 2_000, seed: 
     The same versions of Python's packages write the same bytes; any versions write the same questions and
     pixels. `datasets.load_dataset` decodes the pictures, as it does those of the published files.
 
-    Raises ValueError when a file would be empty.
+    Raises ValueError when a file would be empty, and NotADirectoryError where there can be no such folder.
     """
     for name, count in (("train", train), ("test", test)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}: a file without rows cannot be read")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     _write(folder / "SAT_train.parquet", _SAT, train, lambda index: scene_row("train", index, seed))
     _write(folder / "cv_bench_test.parquet", _CV_BENCH, test, lambda index: cv_bench_row("test", index, seed))
 

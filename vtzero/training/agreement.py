@@ -12,6 +12,7 @@ FREE_TO_CHANGE: tuple[str, ...] = ("output_dir", "logging_steps", "save_steps", 
 FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accumulation_steps", "attention")
 FREE_TO_CHANGE += ("max_bad_steps", "max_logp_difference", "max_rejected_share", "max_failed_share")
 FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
+FREE_TO_CHANGE += ("print_completions_steps", "wandb")
 
 
 def check_agreement(config: RunConfig) -> None:

@@ -59,7 +59,7 @@ class AnswerRewards:
             return Verdict()
         columns: dict[str, list[Any]] = {
             "prompts": [prompt.text],
-            "answer": [prompt.answer],
+            **({"answer": [prompt.answer]} if prompt.answer else {}),
             "options": [list(prompt.options)],
             "task": [prompt.task],
             "question": [prompt.example.question],

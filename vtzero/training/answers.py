@@ -135,7 +135,7 @@ class Answerer:
         prompt = self.processor.prepare(example, prompt_template(asking.prompt_template))
         if isinstance(prompt, Rejected):
             raise ValueError(prompt.reason)
-        tokens, most = len(prompt.ids), self._chosen.settings.max_prompt_length
+        tokens, most = len(prompt.ids), self._chosen.max_prompt_length
         if tokens > most:
             way_out = "raise --max-prompt-length" + (" or lower --max-pixels" if asking.images else "")
             raise ValueError(f"the prompt has {tokens:,} tokens, more than {most:,}; {way_out}")

@@ -75,5 +75,8 @@ def compile_all(
 
     # On an accelerator XLA tries out kernels as it compiles: two at once would measure each other.
     workers = min(8, os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    pool = ThreadPoolExecutor(max_workers=workers)
+    try:
         return dict(zip(programs, pool.map(one, programs), strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # one that is asked to stop waits for no compilation

@@ -5,25 +5,21 @@ asked. Knows lines and settings; what an answer is, and how it looks, is `answer
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from vtzero.data.images import open_image
 from vtzero.data.prompts import TEMPLATES
 from vtzero.evaluation.rescore import parse_choices
 from vtzero.failures import MISTAKE, described
+from vtzero.signals import Signalled, caught
 from vtzero.terminal import one_line, visible
 from vtzero.training.answers import Answerer, Asking
 
 PROMPT = "> "
-
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, which ends a dialogue, while Ctrl-C ends the answers under way."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,10 @@ class Dialogue:
             except EOFError:
                 print()
                 return
-            except TerminatedError:
-                raise
-            except KeyboardInterrupt:
+            except Signalled as signalled:  # Ctrl-C ends the answers under way, SIGTERM the dialogue
+                caught()
+                if signalled.number == signal.SIGTERM:
+                    raise
                 print(flush=True)
             except Exception as error:
                 self._tell(error, "")
@@ -233,17 +230,3 @@ COMMANDS: Mapping[str, Command] = {
 
 def _options(text: str) -> tuple[str, ...]:
     return tuple(parse_choices(text))
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises TerminatedError inside of it."""
-
-    def end(_: int, __: FrameType | None) -> None:
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -23,7 +23,17 @@ from vtzero.rewards.text import aha_words
 from vtzero.training.blueprint import Blueprint
 from vtzero.training.ceilings import run_limits
 from vtzero.training.completions import CompletionRow, image_file
-from vtzero.training.method import NEVER, Clock, FailedReward, Learned, StepReport, Stops, when_ready
+from vtzero.training.logged_steps import keeps_completions
+from vtzero.training.method import (
+    NEVER,
+    Clock,
+    FailedReward,
+    Learned,
+    StepReport,
+    Stops,
+    tell_nobody,
+    when_ready,
+)
 from vtzero.training.metrics import aha_metrics, failure_metrics, length_metrics, reward_metrics
 from vtzero.training.outline import compute_dtype
 from vtzero.training.phases import Phases, Weighed, rollout_of
@@ -39,6 +49,7 @@ class Asked:
 
     id: str
     text: str
+    question: str
     answer: str
     task: str
     tokens: int
@@ -108,6 +119,7 @@ class GRPO:
         self._limits = run_limits(compute_dtype(config.dtype))
         self._begun: Begun | None = None
         self._ready: StepReport | None = None
+        self.tell: Callable[[str], None] = tell_nobody
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield from self._phases.declare(state, self._reference_of(state))
@@ -118,15 +130,18 @@ class GRPO:
         self, state: TrainState, index: int, stops: Stops = NEVER
     ) -> tuple[TrainState, StepReport | None]:
         """Draw, sample, score, update. Rewards are computed while the devices score."""
-        clock, phases = Clock(), self._phases
+        clock, phases, tell = Clock(), self._phases, self.tell
+        tell("data")
         batch = self._pipeline.next_batch(self._config.prompts_per_step)
         arrays = phases.see(state, join_rows(batch.arrays, self._setup.mesh, self._share))
         completions = phases.draw(state, arrays, index)
         asked = perf_counter()
         self._ready = self._finish(clock)
         clock.lap("data", at=asked)
+        tell("gen")
         drawn = Drawn(*on_host((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
+        tell("reward")
         packing = phases.pack(drawn.lengths)
         old, reference = phases.old_and_reference(
             state, self._reference_of(state), arrays, completions.ids, packing
@@ -137,9 +152,11 @@ class GRPO:
             raise Stopped
         scored = _together(parts, self._share.gathered_rows(len(drawn.ids)))
         clock.lap("reward")
+        tell("ref")
         weighed = phases.weigh(completions, self._by_group(scored.rewards.total))
         jax.block_until_ready((weighed, old, reference))
         clock.lap("ref")
+        tell("update")
         rollout = rollout_of(arrays, completions, weighed, old, reference, packing)
         metrics = {"learning_rate": float(self._rates[(index - 1) * self._config.num_iterations])}
         state, values = self._iterate(state, rollout, weighed)
@@ -162,12 +179,10 @@ class GRPO:
         if self._begun is None:
             return None
         begun, self._begun = self._begun, None
+        self.tell("update")
         begun.clock.lap("update_actor", at=begun.ended.result())
         clock.go_on_from(begun.ended.result())
         return self._report(begun)
-
-    def _is_logged(self, index: int) -> bool:
-        return index % self._config.logging_steps == 0 or index == self._config.max_steps
 
     def data_state(self) -> Mapping[str, Any]:
         return self._pipeline.get_state()
@@ -248,11 +263,12 @@ class GRPO:
         metrics["failed_completions"] = float(len(failed))
         metrics["reward_failures"] = float(len(scored.rewards.failures))
         metrics |= failure_metrics(names, scored.rewards.failures)
-        logged = self._config.log_completions and self._is_logged(begun.index)
-        rows = self._rows(batch.prompts, scored, names, advantages.reshape(-1)) if logged else []
+        kept = keeps_completions(self._config, begun.index)
+        rows = self._rows(batch.prompts, scored, drawn, names, advantages.reshape(-1)) if kept else []
         failures = [self._failed(failure, scored.asked) for failure in scored.rewards.failures]
         skipped = _learned(scored) if metrics["skipped_updates"] else []
-        return StepReport(begun.index, metrics, rows, batch.rejected, failures, skipped)
+        samples = {"completions/length": lengths.reshape(-1), "rewards/total": scored.rewards.total}
+        return StepReport(begun.index, metrics, rows, batch.rejected, failures, skipped, samples)
 
     def _throughput(self, begun: Begun, tokens: int, metrics: Mapping[str, float]) -> dict[str, float]:
         config, model = self._config, self._setup.processor.config
@@ -284,6 +300,7 @@ class GRPO:
         self,
         prompts: Sequence[PreparedPrompt],
         scored: Scored,
+        drawn: Drawn,
         names: Sequence[str],
         advantages: np.ndarray,
     ) -> list[CompletionRow]:
@@ -291,12 +308,19 @@ class GRPO:
         pictures = self._share.bring([_picture(prompt) for prompt in prompts])
         if pictures is None:
             return []
+        lengths, terminated = drawn.lengths.reshape(-1), drawn.terminated.reshape(-1)
         return [
             CompletionRow(
                 prompt=asked[place // group].text,
                 completion=text,
                 rewards={name: scored.rewards.per_function[i, place] for i, name in enumerate(names)},
+                reward=float(scored.rewards.total[place]),
                 advantage=float(advantages[place]),
+                length=int(lengths[place]),
+                terminated=bool(terminated[place]),
+                group=place // group,
+                id=asked[place // group].id,
+                question=asked[place // group].question,
                 answer=asked[place // group].answer,
                 task=asked[place // group].task,
                 image=pictures[place // group],
@@ -323,7 +347,8 @@ def _picture(prompt: PreparedPrompt) -> bytes | None:
 
 def _asked(prompt: PreparedPrompt) -> Asked:
     images = tuple(int(count) for count in np.bincount(prompt.segments)[1:])
-    return Asked(prompt.id, prompt.text, prompt.answer, prompt.task, len(prompt.ids), images)
+    question = prompt.example.question
+    return Asked(prompt.id, prompt.text, question, prompt.answer, prompt.task, len(prompt.ids), images)
 
 
 def _together(parts: Sequence[Scored], samples: Sequence[int]) -> Scored:

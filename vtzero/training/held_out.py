@@ -90,9 +90,14 @@ class HeldOut:
         """Whether this step was evaluated before the run was interrupted."""
         return tell_all(self._path(index).exists())[0]
 
+    def measured(self, index: int) -> dict[str, Any]:
+        """The figures of a step that was evaluated; for the first process."""
+        content: dict[str, Any] = json.loads(self._path(index).read_text())
+        return content
+
     def before_and_after(self, last: int) -> dict[str, Any]:
         """Held-out accuracy and mean length at step 0 and at the end."""
-        read = [json.loads(self._path(step).read_text()) for step in (0, last)] if is_first() else []
+        read = [self.measured(step) for step in (0, last)] if is_first() else []
         before, after = tell_all(read)[0]
         return {
             "accuracy_before": before["accuracy"],

@@ -104,7 +104,7 @@ class _Evaluated:
     ) -> EvaluationResult:
         rows = even_rows(asked.batch_size, self._mesh)
         done = ask_first(lambda: [] if files is None else files.done(rows))
-        length = self._chosen.settings.max_prompt_length
+        length = self._chosen.max_prompt_length
         with jax.set_mesh(self._mesh):
             return evaluate(
                 benchmark,
@@ -132,7 +132,7 @@ class _Evaluated:
             benchmark,
             processor=self._processor,
             template=self._template,
-            prompt_length=self._chosen.settings.max_prompt_length,
+            prompt_length=self._chosen.max_prompt_length,
             completion_length=self._chosen.max_completion_length,
             parameters=greedy(self._processor, asked.repetition_penalty),
             opening=asked.opening,

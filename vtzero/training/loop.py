@@ -24,19 +24,21 @@ from vtzero.terminal import visible
 from vtzero.training.agreement import check_agreement, check_folder
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
-from vtzero.training.completions import write_completions
+from vtzero.training.environment import environment
 from vtzero.training.grpo import GRPO
 from vtzero.training.held_out import HeldOut
 from vtzero.training.huggingface import save_model
+from vtzero.training.logged_steps import is_logged, is_printed
+from vtzero.training.logs import RunLogs
 from vtzero.training.method import Method, StepReport
-from vtzero.training.metrics import MetricsLog, RejectedLog
 from vtzero.training.micro_batches import bytes_on_a_device, device_memory
 from vtzero.training.preemption import Stopped, StopRequest
-from vtzero.training.progress import Progress
+from vtzero.training.progress import open_progress
 from vtzero.training.setup import Setup, reference_parameters, set_up
 from vtzero.training.sft import SFT
 from vtzero.training.state import TrainState
 from vtzero.training.usage import memory_metrics
+from vtzero.training.wandb_log import check_wandb
 from vtzero.training.watch import Watch, WatchSettings
 from vtzero.whole_files import write_whole
 
@@ -45,8 +47,10 @@ class Interrupted(KeyboardInterrupt):
     """A run was asked to stop, and the same command goes on with it."""
 
 
-def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
+def train(config: RunConfig, *, quiet: bool = False, as_json: bool = False) -> dict[str, Any]:
     """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`.
+
+    `quiet` prints nothing but warnings, `as_json` an object a logged step.
 
     With several processes each calls this, with one config and one folder that all of them see; the first
     writes its files. Raises Interrupted after SIGTERM or SIGINT, once the last finished step is saved.
@@ -54,11 +58,13 @@ def train(config: RunConfig, *, quiet: bool = False) -> dict[str, Any]:
     folder = Path(config.output_dir)
     check_agreement(config)
     check_folder(folder, config)
+    check_wandb(config)
     try:
-        with _Run(config, folder, quiet or not is_first()) as run:
+        with _Run(config, folder, quiet=quiet or not is_first(), as_json=as_json) as run:
             # Only now: a start that fails for a mistake in the config must not bind the folder to it.
             if is_first():
                 write_whole(folder / "config.yaml", dump_config(config))
+                write_whole(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
             return run.to_the_end()
     except KeyboardInterrupt:
         raise Interrupted(_goes_on(config, folder)) from None
@@ -99,22 +105,29 @@ class _Totals:
 class _Run:
     """The open files and compiled functions of one run."""
 
-    def __init__(self, config: RunConfig, folder: Path, quiet: bool):
-        self._config, self._folder, self._quiet = config, folder, quiet
+    def __init__(self, config: RunConfig, folder: Path, *, quiet: bool, as_json: bool):
+        self._config, self._folder = config, folder
         self._setup, self._state = set_up(config, folder)
         self._method = _method(config, self._setup, folder)
         self._checkpoints = _checkpoints(config, folder)
         self._start, self._totals = 0, _Totals()
         self._watch = Watch(WatchSettings(**shared_settings(config, WatchSettings)))
-        self._stop = StopRequest()
+        self._stop = StopRequest(self._heard)
         self._compiled: dict[int, dict[str, float]] = {}
         self._resume()
-        self._logs = _Logs(config, folder, self._start) if is_first() else None
+        self._logs = RunLogs(config, folder, self._start) if is_first() else None
         self._evaluation = None if config.eval_data is None else HeldOut(self._setup, folder)
-        self._progress = Progress(config.max_steps, self._start, quiet=quiet)
+        shown = {"quiet": quiet, "as_json": as_json}
+        self._progress = open_progress(config.max_steps, self._start, str(folder), **shown)
+        self._method.tell = self._progress.phase
 
     def __enter__(self) -> "_Run":
         self._stop.__enter__()
+        try:
+            self._progress.start()
+        except BaseException as error:  # a signal; the terminal is to be given back
+            self.__exit__(type(error))
+            raise
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -127,12 +140,12 @@ class _Run:
             closing.callback(self._progress.close)
 
     def to_the_end(self) -> dict[str, Any]:
-        if self._start and not self._quiet:
+        if self._start:
             last = self._start == self._config.max_steps
             where = (
                 f"has done its {self._start} steps already" if last else f"goes on after step {self._start}"
             )
-            print(f"{visible(self._folder)} {where}")
+            self._progress.notice(f"{visible(self._folder)} {where}")
         self._tell_mesh()
         with jax.set_mesh(self._setup.mesh):
             self._compile()
@@ -143,16 +156,29 @@ class _Run:
             for index in range(self._start + 1, self._config.max_steps + 1):
                 self._step(index)
             self._stop.immediate = True
+            if self._stop.agreed():
+                self._stop_after(self._config.max_steps)  # the next start exports it
+        self._progress.phase("saving")
         self._checkpoints.wait()
         self._export()
-        return self._summarise()
+        figures = self._summarise()
+        self._progress.finished(figures, self._folder)
+        return figures
+
+    def _heard(self, signals: int) -> None:
+        """After a second signal the process ends, wherever it is."""
+        if signals > 1:
+            self._progress.give_back()
+        else:
+            self._progress.stopping()
 
     def _tell_mesh(self) -> None:
         mesh = self._setup.mesh
-        if mesh.size > 1 and not self._quiet:
+        if mesh.size > 1:
             sizes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
             held, memory = bytes_on_a_device(self._state) / 2**30, device_memory() / 2**30
-            print(f"mesh: {sizes}; the state takes {held:.1f} of a device's {memory:.1f} GiB")
+            told = f"mesh: {sizes}; the state takes {held:.1f} of a device's {memory:.1f} GiB"
+            self._progress.notice(told)
 
     def _compile(self) -> None:
         """Make every program of the steps before the first, so that no step waits for one."""
@@ -160,6 +186,7 @@ class _Run:
             programs = dict(self._method.declare(self._state))
             if self._evaluation is not None:
                 programs["evaluation"] = self._evaluation.declare(self._state)
+            self._progress.phase("compiling")
             compile_all(programs, self._progress.compiled)
 
     def _resume(self) -> None:
@@ -228,11 +255,14 @@ class _Run:
         report.metrics.update(self._compiled.pop(index))
         self._totals.add(report.metrics)
         report.metrics["num_tokens"] = self._totals.tokens
+        metrics = report.metrics | memory_metrics()
         if self._logs is not None:
-            if index % config.logging_steps == 0 or index == config.max_steps:
-                self._logs.write(report)
+            if is_logged(config, index):
+                self._logs.write(report, metrics)
             self._logs.set_aside(report)
-        self._progress.step(index, report.metrics)
+        self._progress.step(index, metrics, logged=is_logged(config, index))
+        if is_printed(config, index):
+            self._progress.completions(index, report.completions)
         self._look(report)
 
     def _look(self, report: StepReport) -> None:
@@ -245,10 +275,14 @@ class _Run:
                 print(f"warning: {visible(warning)}", file=sys.stderr)
 
     def _evaluate(self, index: int) -> None:
-        if self._evaluation is None or self._evaluation.done(index):
+        if self._evaluation is None:
             return
-        measured = self._evaluation(self._state, index, partial(self._evaluating, index))
-        self._progress.evaluated(index, measured)
+        if not self._evaluation.done(index):
+            self._progress.phase("eval")
+            measured = self._evaluation(self._state, index, partial(self._evaluating, index))
+            self._progress.evaluated(index, measured)
+        if self._logs is not None:
+            self._logs.evaluated(index, self._evaluation.measured(index))
 
     def _evaluating(self, index: int, done: int, total: int) -> None:
         self._progress.evaluating(done, total)
@@ -264,12 +298,14 @@ class _Run:
             "phases": dict(self._totals.phases),
             "watch": self._watch.state(),
         }
+        self._progress.phase("saving")
         # The first process still writes its logs. Waiting for it here can be interrupted, in Orbax it cannot.
         tell_all(index)
         self._checkpoints.save(index, self._state, extra)
         self._saved = index
 
     def _export(self) -> None:
+        self._progress.phase("export")
         export(self._setup, self._state, self._folder / "export")
 
     def _summarise(self) -> dict[str, Any]:
@@ -285,36 +321,9 @@ class _Run:
             figures = self._evaluation.before_and_after(self._config.max_steps) | figures
         if is_first():
             write_whole(self._folder / "summary.json", json.dumps(figures, indent=2) + "\n")
+        if self._logs is not None:
+            self._logs.finished(figures)
         return figures
-
-
-class _Logs:
-    """What a run writes step by step, from its first process."""
-
-    def __init__(self, config: RunConfig, folder: Path, start: int):
-        self._config, self._folder = config, folder
-        self._metrics = MetricsLog(folder, tensorboard=config.tensorboard, resume_step=start)
-        self._rejected = RejectedLog(folder, resume_step=start)
-
-    def write(self, report: StepReport) -> None:
-        self._metrics.write(report.index, report.metrics | memory_metrics())
-        if self._config.log_completions and report.completions:
-            write_completions(self._folder, report.index, report.completions)
-
-    def set_aside(self, report: StepReport) -> None:
-        for sample in report.rejected:
-            self._rejected.write(report.index, sample.id, "sample", sample.reason)
-        for failed in report.failures:
-            details = {"completion": failed.completion}
-            self._rejected.write(report.index, failed.id, "reward", failed.reason, **details)
-        reason = "loss {loss:g}, grad_norm {grad_norm:g}".format(**report.metrics)
-        for learned in report.skipped:
-            said = {"completions": list(learned.completions)} if learned.completions else {}
-            self._rejected.write(report.index, learned.id, "update", reason, **said)
-
-    def close(self) -> None:
-        self._metrics.close()
-        self._rejected.close()
 
 
 def _check_scored(report: StepReport, completions: int) -> None:

@@ -1,11 +1,13 @@
 """What a training method is to the loop: one step at a time, and a data position to save."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from vtzero.data.example import Rejected
 from vtzero.training.completions import CompletionRow
@@ -38,7 +40,8 @@ class Learned:
 class StepReport:
     """What step `index` did: metrics by name, rows for the completions file, and what was set aside.
 
-    `skipped` are the samples of a step that was to be learned from and was not.
+    `skipped` are the samples of a step that was to be learned from and was not; `samples` has a number of
+    each completion, by the name of what it is.
     """
 
     index: int
@@ -47,6 +50,7 @@ class StepReport:
     rejected: Sequence[Rejected] = ()
     failures: Sequence[FailedReward] = ()
     skipped: Sequence[Learned] = ()
+    samples: Mapping[str, Float[np.ndarray, " completions"]] = field(default_factory=dict)
 
 
 class Stops(Protocol):
@@ -76,8 +80,10 @@ class Method(Protocol):
     """GRPO or supervised fine-tuning.
 
     A step returns while its update is still being computed. Its report is made when the next step has given
-    the devices work, so that they never wait for it.
+    the devices work, so that they never wait for it. `tell` is called with each phase that begins.
     """
+
+    tell: Callable[[str], None]
 
     def declare(self, state: TrainState) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Every program that the steps will run, by name; each is compiled by calling what comes with it."""
@@ -108,6 +114,10 @@ def when_ready(values: Any) -> float:
     """Wait for arrays, and the moment (`perf_counter`) at which they were there."""
     jax.block_until_ready(values)
     return perf_counter()
+
+
+def tell_nobody(phase: str) -> None:
+    """Where nobody wants to know which phase runs."""
 
 
 class Clock:

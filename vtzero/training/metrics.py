@@ -43,7 +43,7 @@ class MetricsLog:
         if resume_step is not None:
             remove_completions_after(self._folder, resume_step)
         events = self._folder / TENSORBOARD_FOLDER
-        self._tensorboard = TensorBoardLog(events, resume_step) if tensorboard else None
+        self.tensorboard = TensorBoardLog(events, resume_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append `{"step": step, **metrics}` as one line, and flush it.
@@ -56,16 +56,14 @@ class MetricsLog:
             raise ValueError("a metric is called 'step', which is the name of the step itself; rename it")
         values = {name: _finite(name, value) for name, value in metrics.items()}
         self._lines.append({"step": int(step), **values})
-        if self._tensorboard is not None:
-            self._tensorboard.write(
-                step, {name: value for name, value in values.items() if value is not None}
-            )
+        if self.tensorboard is not None:
+            self.tensorboard.write(step, {name: value for name, value in values.items() if value is not None})
 
     def close(self) -> None:
         """Close the files."""
         self._lines.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
 
 class RejectedLog:

@@ -21,7 +21,7 @@ from vtzero.training.huggingface import load_model, read_config
 from vtzero.training.outline import compute_dtype
 from vtzero.training.setup import model_folder
 
-PROMPT_TEMPLATE, MAX_COMPLETION_LENGTH = "r1_zero_base", 72
+PROMPT_TEMPLATE, MAX_COMPLETION_LENGTH, MAX_PROMPT_LENGTH = "r1_zero_base", 72, 1024
 _EXPORT, _CONFIG = "export", "config.yaml"
 
 
@@ -35,7 +35,7 @@ class ModelSettings:
     model: str = "tiny"
     prompt_template: str | None = None
     max_completion_length: int | None = None
-    max_prompt_length: int = 1024
+    max_prompt_length: int | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
     dtype: str = "auto"
@@ -51,6 +51,7 @@ class Resolved:
     settings: ModelSettings
     prompt_template: str
     max_completion_length: int
+    max_prompt_length: int
     run: RunConfig | None = None
     note: str | None = None
 
@@ -77,7 +78,8 @@ def resolved(settings: ModelSettings, *, evaluation: bool = False) -> Resolved:
     template, pixels = run.prompt_template, run.max_pixels
     if evaluation:
         template, pixels = run.eval_prompt_template or template, run.eval_max_pixels or pixels
-    own = {"prompt_template": template, "max_completion_length": run.max_completion_length}
+    own = {"prompt_template": template}
+    own |= {name: getattr(run, name) for name in ("max_completion_length", "max_prompt_length")}
     taken: dict[str, Any] = {name: value for name, value in own.items() if getattr(settings, name) is None}
     if settings.max_pixels is None:
         taken |= {"min_pixels": settings.min_pixels or run.min_pixels, "max_pixels": pixels}
@@ -91,11 +93,12 @@ def resolved(settings: ModelSettings, *, evaluation: bool = False) -> Resolved:
 
 
 def _complete(settings: ModelSettings, run: RunConfig | None = None, note: str | None = None) -> Resolved:
-    length = settings.max_completion_length
+    length, prompt_length = settings.max_completion_length, settings.max_prompt_length
     return Resolved(
         settings=settings,
         prompt_template=settings.prompt_template or PROMPT_TEMPLATE,
         max_completion_length=MAX_COMPLETION_LENGTH if length is None else length,
+        max_prompt_length=MAX_PROMPT_LENGTH if prompt_length is None else prompt_length,
         run=run,
         note=note,
     )

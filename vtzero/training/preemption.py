@@ -12,10 +12,11 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from vtzero.parallel.messages import tell_all
+from vtzero.signals import SIGNALS, caught, raise_signalled
 
 Value = TypeVar("Value")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_TELLING = 1.0  # seconds
 
 
 class Stopped(Exception):
@@ -28,9 +29,14 @@ class StopRequest:
     To be entered in the main thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[int], None] = lambda count: None) -> None:
+        """`heard` is called in another thread with the number of signals so far; after the second the process
+        ends, a second later at the latest where it does not return.
+        """
         self.immediate = True
-        self._asked = threading.Event()
+        self._tell = heard
+        self._raised = False
+        self._asked = False  # no Event: its lock may be held by what the handler interrupts
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -39,7 +45,8 @@ class StopRequest:
         self._read, self._written = socket.socketpair()
         self._written.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._written.fileno(), warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._heard) for number in heard}
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
@@ -48,27 +55,30 @@ class StopRequest:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
         self._written.close()
+        caught()  # on its way through code of ours alone it cannot get lost
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all must call it, and get one answer."""
-        return any(tell_all(self._asked.is_set()))
+        return any(tell_all(self._asked))
 
     def unless_asked(self, do: Callable[[], Value]) -> Value | None:
         """What `do` returns; None as soon as this process is asked to stop, in the midst of it too."""
         try:
             try:
                 self.immediate = True
-                return None if self._asked.is_set() else do()
+                return None if self._asked else do()
             finally:
                 self.immediate = False
         except KeyboardInterrupt:  # perhaps just before that line
             self.immediate = False
+            caught()
             return None
 
-    def _heard(self, number: int, _: FrameType | None) -> None:
-        self._asked.set()
-        if self.immediate:
-            raise KeyboardInterrupt
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        if self.immediate and not self._raised:  # the other thread ends the process after a second one
+            self._raised = True
+            raise_signalled(number, frame)
 
     def _listen(self) -> None:
         wishes = 0
@@ -77,7 +87,10 @@ class StopRequest:
                 if number not in SIGNALS:
                     continue
                 wishes += 1
-                self._asked.set()
-                if wishes > 1 and not self.immediate:
+                self._asked = True
+                teller = threading.Thread(target=self._tell, args=(wishes,), daemon=True)
+                teller.start()
+                teller.join(timeout=_TELLING)  # a terminal that is halted must not keep the process
+                if wishes > 1:
                     os._exit(128 + number)
         self._read.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 from vtzero.terminal import visible
 from vtzero.training.answers import Answerer, Asking
-from vtzero.training.dialogue import Dialogue, ended_by_sigterm
+from vtzero.training.dialogue import Dialogue
 from vtzero.training.models import ModelSettings, resolved
 
 
@@ -44,12 +44,11 @@ def sample_model(
 
 
 def _held(dialogue: Dialogue) -> dict[str, Any]:
-    with ended_by_sigterm():
-        if sys.stdin.isatty():
-            dialogue.at_terminal()
-            return {"questions": dialogue.answered}
-        dialogue.from_pipe()
-        return {"questions": dialogue.answered, "mistakes": dialogue.mistakes}
+    if sys.stdin.isatty():
+        dialogue.at_terminal()
+        return {"questions": dialogue.answered}
+    dialogue.from_pipe()
+    return {"questions": dialogue.answered, "mistakes": dialogue.mistakes}
 
 
 def _show_prompt(answerer: Answerer, question: str | None, asking: Asking) -> dict[str, Any]:

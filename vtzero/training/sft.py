@@ -18,7 +18,7 @@ from vtzero.parallel.program import Program
 from vtzero.parallel.sharding import readers
 from vtzero.sft.step import Targets, count_tokens, prompt_loss_mask, sft_loss
 from vtzero.training.ceilings import run_limits
-from vtzero.training.method import NEVER, Clock, Learned, StepReport, Stops, when_ready
+from vtzero.training.method import NEVER, Clock, Learned, StepReport, Stops, tell_nobody, when_ready
 from vtzero.training.micro_batches import fewest_parts, possible_parts
 from vtzero.training.outline import compute_dtype
 from vtzero.training.preemption import Stopped
@@ -54,6 +54,7 @@ class SFT:
         self._limits = run_limits(compute_dtype(config.dtype))
         self._begun: Begun | None = None
         self._ready: StepReport | None = None
+        self.tell: Callable[[str], None] = tell_nobody
         parts = config.gradient_accumulation_steps
         self._update = self._make_update(parts) if parts else None
 
@@ -70,6 +71,7 @@ class SFT:
     ) -> tuple[TrainState, StepReport | None]:
         """Read a batch and update."""
         clock = Clock()
+        self.tell("data")
         if stops.agreed():
             raise Stopped
         batch = self._stream.next_batch()
@@ -79,6 +81,7 @@ class SFT:
         asked = perf_counter()
         self._ready = self._finish(clock)
         clock.lap("data", at=asked)
+        self.tell("update")
         ended = self._waiter.submit(when_ready, values)
         every = [id for own in ids for id in own]
         self._begun = Begun(index, every, _together(lengths), batch.rejected, values, clock, ended)
@@ -114,6 +117,7 @@ class SFT:
         if self._begun is None:
             return None
         begun, self._begun = self._begun, None
+        self.tell("update")
         begun.clock.lap("update_actor", at=begun.ended.result())
         clock.go_on_from(begun.ended.result())
         values = on_host(begun.values)
