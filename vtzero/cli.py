@@ -310,7 +310,7 @@ def _model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--prompt-template", help="of a run its own, else r1_zero_base")
     parser.add_argument("--max-completion-length", type=int, help="tokens; of a run its own, else 72")
-    parser.add_argument("--max-prompt-length", type=int, help="tokens (default: a run's own, else 1024)")
+    parser.add_argument("--max-prompt-length", type=int, help="tokens (eval: a run's own; else 1024)")
     parser.add_argument("--max-pixels", type=int, help="of a run its own, else the folder's")
 
 
@@ -330,8 +330,8 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
+    from vtzero.inference.evaluation import EvalSettings, evaluate_model
     from vtzero.training.compilation import keep_programs
-    from vtzero.training.inference import EvalSettings, evaluate_model
 
     keep_programs()
     _join(known)
@@ -361,9 +361,9 @@ def _rescore(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     from vtzero.evaluation.rescore import parse_choices
+    from vtzero.inference.dialogue import parse_names
+    from vtzero.inference.sample import sample_model
     from vtzero.training.compilation import keep_programs
-    from vtzero.training.dialogue import parse_names
-    from vtzero.training.sample import sample_model
 
     keep_programs()
     plain = (
@@ -383,7 +383,7 @@ def _sample(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
 
 
 def _model_settings(known: argparse.Namespace) -> Any:
-    from vtzero.training.models import ModelSettings
+    from vtzero.inference.models import ModelSettings
 
     return ModelSettings(
         model=known.model,

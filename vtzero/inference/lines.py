@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from vtzero.data.processor import Processor
+from vtzero.inference.rewards import Verdict, shown_score
+from vtzero.inference.text import GrowingText, Majority, token_line
 from vtzero.terminal import one_line, visible
-from vtzero.training.answer_rewards import Verdict, shown_score
-from vtzero.training.answer_text import GrowingText, Majority, token_line
 
 
 def say(line: str) -> None:

@@ -18,13 +18,13 @@ from PIL import Image
 from vtzero.data.batches import Buckets, collate
 from vtzero.data.example import Example
 from vtzero.data.prompts import prompt_template
+from vtzero.inference.answers import Answerer, Asking, drawing_parameters, few_lengths
+from vtzero.inference.lines import AnswerLines
+from vtzero.inference.models import ModelSettings, resolved
+from vtzero.inference.rewards import Verdict
 from vtzero.sampling.decode import DecodeSettings, growing_lengths, sample_keys
 from vtzero.sampling.sampler import Sampler
-from vtzero.training.answer_lines import AnswerLines
-from vtzero.training.answer_rewards import Verdict
-from vtzero.training.answers import Answerer, Asking, drawing_parameters, few_lengths
 from vtzero.training.huggingface import load_model
-from vtzero.training.models import ModelSettings, resolved
 
 LENGTH = 40
 QUESTION = "Which object is closer, the cube or the sphere?"

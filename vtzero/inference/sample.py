@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from vtzero.inference.answers import Answerer, Asking
+from vtzero.inference.dialogue import Dialogue
+from vtzero.inference.models import ModelSettings, resolved
 from vtzero.terminal import visible
-from vtzero.training.answers import Answerer, Asking
-from vtzero.training.dialogue import Dialogue
-from vtzero.training.models import ModelSettings, resolved
 
 
 def sample_model(

@@ -14,6 +14,7 @@ from vtzero.evaluation.results import EvaluationResult, ResultFiles, summary
 from vtzero.evaluation.runner import evaluate, greedy, used_settings
 from vtzero.evaluation.shapes import benchmark_buckets
 from vtzero.evaluation.tables import summary_table
+from vtzero.inference.models import LoadedModel, ModelSettings, Resolved, open_processor, resolved
 from vtzero.parallel.mesh import MeshSettings, make_mesh
 from vtzero.parallel.messages import ask_first, tell_all
 from vtzero.parallel.processes import is_first
@@ -24,7 +25,6 @@ from vtzero.terminal import visible
 from vtzero.training.fingerprint import weights_digest
 from vtzero.training.mesh_choice import fewest_sharers
 from vtzero.training.micro_batches import device_memory
-from vtzero.training.models import LoadedModel, ModelSettings, Resolved, open_processor, resolved
 
 
 def mesh_of_all(folder: Path) -> Mesh:

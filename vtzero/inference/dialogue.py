@@ -15,9 +15,9 @@ from vtzero.data.images import open_image
 from vtzero.data.prompts import TEMPLATES
 from vtzero.evaluation.rescore import parse_choices
 from vtzero.failures import MISTAKE, described
+from vtzero.inference.answers import Answerer, Asking
 from vtzero.signals import Signalled, caught
 from vtzero.terminal import one_line, visible
-from vtzero.training.answers import Answerer, Asking
 
 PROMPT = "> "
 

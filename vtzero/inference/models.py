@@ -78,8 +78,8 @@ def resolved(settings: ModelSettings, *, evaluation: bool = False) -> Resolved:
     template, pixels = run.prompt_template, run.max_pixels
     if evaluation:
         template, pixels = run.eval_prompt_template or template, run.eval_max_pixels or pixels
-    own = {"prompt_template": template}
-    own |= {name: getattr(run, name) for name in ("max_completion_length", "max_prompt_length")}
+    own = {"prompt_template": template, "max_completion_length": run.max_completion_length}
+    own |= {"max_prompt_length": run.max_prompt_length} if evaluation else {}
     taken: dict[str, Any] = {name: value for name, value in own.items() if getattr(settings, name) is None}
     if settings.max_pixels is None:
         taken |= {"min_pixels": settings.min_pixels or run.min_pixels, "max_pixels": pixels}

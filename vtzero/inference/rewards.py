@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vtzero.data.processor import PreparedPrompt
+from vtzero.inference.models import Resolved
 from vtzero.rewards.registry import REWARDS, load_reward
 from vtzero.rewards.runner import NamedReward, score
-from vtzero.training.models import Resolved
 
 DEFAULT_REWARDS = ("accuracy_strict", "format_paper")
 

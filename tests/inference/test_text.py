@@ -5,7 +5,7 @@ import pytest
 from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.data.processor import Processor
-from vtzero.training.answer_text import GrowingText, Majority, final_answer, majority, token_line
+from vtzero.inference.text import GrowingText, Majority, final_answer, majority, token_line
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,13 @@ from vtzero.data.batches import Buckets, collate
 from vtzero.data.example import Example, Rejected
 from vtzero.data.processor import PreparedPrompt
 from vtzero.data.prompts import prompt_template
+from vtzero.inference.lines import AnswerLines, Summary, say, say_compiling, summary_line
+from vtzero.inference.models import LoadedModel, Resolved, open_processor
+from vtzero.inference.rewards import DEFAULT_REWARDS, AnswerRewards, Verdict
+from vtzero.inference.text import final_answer, majority
 from vtzero.sampling.decode import Completions, sample_keys
 from vtzero.sampling.parameters import SamplingParameters, validate_sampling
 from vtzero.sampling.stream import StreamingSampler
-from vtzero.training.answer_lines import AnswerLines, Summary, say, say_compiling, summary_line
-from vtzero.training.answer_rewards import DEFAULT_REWARDS, AnswerRewards, Verdict
-from vtzero.training.answer_text import final_answer, majority
-from vtzero.training.models import LoadedModel, Resolved, open_processor
 
 ANSWERS, MOST_ANSWERS, MOST_SEED = 4, 1024, 2**32 - 1
 

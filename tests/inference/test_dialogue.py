@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vtzero.training.answers import Asking
-from vtzero.training.dialogue import COMMANDS, Dialogue, changed, help_text
+from vtzero.inference.answers import Asking
+from vtzero.inference.dialogue import COMMANDS, Dialogue, changed, help_text
 
 ASKING = Asking(prompt_template="r1_zero_base")
 

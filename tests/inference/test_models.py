@@ -6,12 +6,13 @@ import pytest
 from fixtures.tiny_folder import make_tiny_folder
 
 from vtzero.config import RunConfig, dump_config
-from vtzero.training.models import ModelSettings, resolved
+from vtzero.inference.models import ModelSettings, resolved
 
 RUN = RunConfig(
     output_dir="run",
     prompt_template="base_plain",
     max_completion_length=40,
+    max_prompt_length=500,
     min_pixels=784,
     max_pixels=3136,
     eval_prompt_template="instruct_plain",
@@ -36,6 +37,7 @@ def of(chosen):
 @pytest.mark.parametrize("name", [".", "export"])
 def test_a_run_and_its_export_are_asked_as_the_run_was_trained(run, name):
     chosen = resolved(ModelSettings(model=str(run / name)))
+    assert chosen.max_prompt_length == 1024  # a person may ask longer questions
     assert chosen.folder == run / "export"
     assert of(chosen) == ("base_plain", 40, 784, 3136)
     assert chosen.run == RUN
@@ -45,6 +47,7 @@ def test_a_run_and_its_export_are_asked_as_the_run_was_trained(run, name):
 
 def test_an_evaluation_asks_as_the_run_evaluates(run):
     chosen = resolved(ModelSettings(model=str(run)), evaluation=True)
+    assert chosen.max_prompt_length == RUN.max_prompt_length
     assert of(chosen) == ("instruct_plain", 40, 784, 6272)
 
 
