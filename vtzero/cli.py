@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(known, rest)
     finally:
         caught()
-    if code in (GOES_ON, INTERRUPTED):
-        _end(code)
     if code and getattr(known, "distributed", False):
         from vtzero.parallel.processes import leave
 
         leave(code)
+    if code in (GOES_ON, INTERRUPTED):
+        _end(code)
     return code
 
 
