@@ -10,17 +10,13 @@ import time
 
 import pytest
 
-from vtzero.signals import SIGNALS, Signalled, caught, hear
+from vtzero.signals import SIGNALS, Signalled, caught, hear, heard
 
 
 @pytest.fixture(autouse=True)
-def heard():
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    hear()
-    yield
-    caught()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def within():
+    with heard():
+        yield
 
 
 def signalled_by(do, *arguments):

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from vtzero.config import RunConfig, load_config, parse_overrides
 from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised
-from vtzero.signals import came, caught, hear
+from vtzero.signals import came, caught, hear, heard
 from vtzero.terminal import visible
 
 _M_ARENA_MAX = -8  # of malloc.h
@@ -39,11 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
     _hold_memory_together()
-    hear()
-    try:
+    with heard():
         code = _run(known, rest)
-    finally:
-        caught()
     if code and getattr(known, "distributed", False):
         from vtzero.parallel.processes import leave
 

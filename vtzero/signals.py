@@ -8,6 +8,8 @@ on. So it is raised again until it was caught here.
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -30,10 +32,26 @@ _waiting: int | None = None
 """The signal that came and was not caught yet."""
 
 
-def hear() -> None:
-    """From now on both signals raise `Signalled` in the main thread; to be called there.
+@contextmanager
+def heard() -> Iterator[None]:
+    """Inside of it both signals raise `Signalled` in the main thread; to be entered there.
 
-    One that this process was started to ignore, as a shell's background jobs ignore SIGINT, stays ignored.
+    Python ends with handlers that are gone: what comes then must find no timer of ours.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    hear()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        caught()
+
+
+def hear() -> None:
+    """Hear again, after a library has put its own handlers in place.
+
+    A signal that this process was started to ignore, as a shell's background jobs ignore SIGINT, stays so.
     """
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
