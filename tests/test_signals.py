@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.machinery import ExtensionFileLoader
 
 import pytest
 
@@ -66,6 +67,23 @@ def test_what_clears_up_is_not_disturbed():
     log = []
     assert signalled_by(stopped_and_cleared_up, log) == signal.SIGTERM
     assert log == ["cleared up"]
+
+
+class SlowModule(ExtensionFileLoader):
+    """A module in C that takes its time to be initialized, and runs Python as it is."""
+
+    initialized = False
+
+    def exec_module(self, module):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        self.initialized = True
+
+
+def test_a_module_in_c_is_initialized_first():
+    module = SlowModule("slow", "slow.so")
+    assert signalled_by(lambda: [module.exec_module(None), time.sleep(5)]) == signal.SIGTERM
+    assert module.initialized
 
 
 def test_one_that_was_caught_comes_back_no_more():

@@ -2,7 +2,8 @@
 
 An exception that a handler raises is lost where Python cannot pass it on: in a callback of the garbage
 collector, of which jax has one, or a `__del__`. Of 34 runs that were asked to stop as they started, 12 went
-on. So it is raised again until it was caught here.
+on. So it is raised again until it was caught here. While a module in C is initialized it waits: jaxlib's end
+the process by SIGSEGV where an exception comes between.
 """
 
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -58,7 +60,7 @@ def hear() -> None:
             signal.signal(number, raise_signalled)
 
 
-def raise_signalled(number: int, _: FrameType | None) -> None:
+def raise_signalled(number: int, frame: FrameType | None) -> None:
     """A handler: raise `Signalled`, and again until `caught`; a second signal ends the process at once."""
     global _waiting
     if number in SIGNALS:
@@ -69,7 +71,7 @@ def raise_signalled(number: int, _: FrameType | None) -> None:
         return
     signal.signal(signal.SIGALRM, raise_signalled)
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-    if not _is_handled():
+    if not _is_handled() and not _initializes(frame):
         raise Signalled(_waiting)
 
 
@@ -83,6 +85,16 @@ def caught() -> None:
     global _waiting
     _waiting = None
     signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _initializes(frame: FrameType | None) -> bool:
+    """Whether a module in C is being initialized; it may run Python, and import others, as it is."""
+    while frame is not None:
+        loads = frame.f_code.co_name in ("create_module", "exec_module")
+        if loads and isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_handled() -> bool:
