@@ -271,7 +271,7 @@ def _read(path: Path) -> dict[Any, Any]:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder, not a config file")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+        raise ConfigError(f"{path}: no such config file; it comes first, and then --key value pairs")
     try:
         # A little more than is ever read, of a file that may be no config at all.
         with path.open("rb") as file:

@@ -129,4 +129,4 @@ def test_a_run_is_stopped_while_a_reward_takes_its_time(tmp_path):
     _, said = process.communicate(timeout=60)
     assert time.monotonic() - began < 10
     assert process.returncode == 75, said
-    assert said == "vtzero train: interrupted; nothing was saved yet (save_steps is 2)\n"
+    assert said == "vtzero train: interrupted; no step was saved yet; the same command starts afresh\n"

@@ -39,7 +39,7 @@ def test_a_full_disk_costs_the_time_since_the_last_checkpoint(base, straight, tm
     with small_disk(out, size):
         code, said = base.run(out)
         assert code == 1
-        goes_on = f"the same command goes on after step {saved}" if saved else "nothing was saved yet"
+        goes_on = f"the same command goes on after step {saved}" if saved else "no step was saved yet"
         (line,) = said.splitlines()
         assert line.startswith("vtzero train: cannot write (")
         assert f"No space left on device); make room; {goes_on}" in line

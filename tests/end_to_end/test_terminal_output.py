@@ -61,7 +61,7 @@ def test_a_pipe_has_a_line_a_logged_step_and_no_control_characters(model, tmp_pa
         "step 0:",
         "step 4:",
     ]
-    assert lines[-3].startswith("done: 4 steps in ")
+    assert lines[-3].startswith("done: 4 steps, which took ")
     assert str(tmp_path / "export") in lines[-2]
     assert lines[-1] == f"report: vtzero report {tmp_path}"
     assert warned == ""

@@ -492,4 +492,4 @@ def test_a_model_that_was_only_evaluated_is_no_base(browser, tmp_path):
     with opened(browser, path) as shown:
         text = "document.getElementById('payload').textContent"
         names = shown.page.evaluate(f"() => {{ const payload = JSON.parse({text}); return {rows}; }}")
-    assert names == ["base", "GRPO", "instruct", "SFT"]
+    assert names == ["base (step 0)", "GRPO", "instruct", "SFT"]

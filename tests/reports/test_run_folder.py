@@ -132,5 +132,8 @@ def test_a_folder_may_have_a_name_with_an_equals_sign(tmp_path):
 def test_an_empty_folder_is_none(tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         read_run(str(tmp_path))
+    written(tmp_path / "tiny", metrics__jsonl=[{"step": 1}])
+    with pytest.raises(ValueError, match=f"; it holds runs: {tmp_path}/tiny and so on"):
+        read_run(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no such run folder"):
         read_run(str(tmp_path / "absent"))

@@ -129,14 +129,15 @@ FIGURES = {
 def test_the_end_says_what_was_reached_and_where_things_are():
     done, model, report = result_lines(FIGURES, Path("runs/my tiny"))
     assert done == (
-        "done: 150 steps in 0:01:54; held-out accuracy 0.0 -> 88.2 % strict, mean length 9.9 -> 43.1 tokens"
+        "done: 150 steps, which took 0:01:54; held-out accuracy 0.0 -> 88.2 % strict, "
+        "mean length 9.9 -> 43.1 tokens"
     )
     assert "runs/my tiny/export" in model
     assert shlex.split(report)[1:] == ["vtzero", "report", "runs/my tiny"]
 
 
 def test_a_run_without_evaluation_ends_too():
-    assert result_lines({"steps": 2, "seconds": 1.0}, Path("run"))[0] == "done: 2 steps in 0:00:01"
+    assert result_lines({"steps": 2, "seconds": 1.0}, Path("run"))[0] == "done: 2 steps, which took 0:00:01"
 
 
 def test_json_knows_no_nan():

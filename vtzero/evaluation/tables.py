@@ -12,15 +12,19 @@ MOST_TASKS = 20
 """Benchmarks of more tasks, such as VSR's relations, show one row for all; the summary has every task."""
 
 
-def summary_table(summary: Mapping[str, Any], *, title: str | None = None) -> Table:
+def summary_table(
+    summary: Mapping[str, Any], *, title: str | None = None, reason: str | None = None
+) -> Table:
     """One row a task, and one for all items; below it what is not in the rows above.
 
-    `summary` is what `results.summary` returns. Percentages have two decimals, lengths are in tokens. The
+    `summary` is what `results.summary` returns, `reason` why the first item was set aside. Percentages have two decimals, lengths are in tokens. The
     paper's scorer has a column where it spoke, CV-Bench's official score a row where it can be told.
     """
     with_paper = "accuracy_paper" in summary
     tasks = summary["tasks"] if len(summary["tasks"]) <= MOST_TASKS else {}
-    table = Table(title=Text(visible(title)) if title else None, caption=_caption(summary, shown=len(tasks)))
+    table = Table(
+        title=Text(visible(title)) if title else None, caption=_caption(summary, len(tasks), reason)
+    )
     table.add_column("task")
     paper = ["paper %"] if with_paper else []
     for name in ("n", "accuracy %", "95 %", "lenient %", *paper, "mean length", "clipped %"):
@@ -34,9 +38,10 @@ def summary_table(summary: Mapping[str, Any], *, title: str | None = None) -> Ta
     return table
 
 
-def _caption(summary: Mapping[str, Any], shown: int) -> str | None:
+def _caption(summary: Mapping[str, Any], shown: int, reason: str | None) -> str | None:
     rejected, tasks = summary["rejected"], len(summary["tasks"])
-    lines = [f"{rejected} rejected, in no figure above"] if rejected else []
+    said = f"; the first: {visible(reason)}" if reason else ""
+    lines = [f"{rejected} rejected, in no figure above{said}"] if rejected else []
     if shown < tasks:
         lines.append(f"{tasks} tasks, each in the summary file")
     return "\n".join(lines) or None

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
+from vtzero.data.example import Rejected
 from vtzero.data.prompts import prompt_template
 from vtzero.evaluation.benchmarks import Benchmark, open_benchmark
 from vtzero.evaluation.results import EvaluationResult, ResultFiles, summary
@@ -80,12 +81,14 @@ def evaluate_model(
 
     figures = ask_first(figures_there)
     files = opened[0] if opened else None
+    rejected: list[Rejected] = []
     if figures is None:
         result = model.evaluate(benchmark, asked, files)
         _check_asked(asked.benchmark, result)
+        rejected = result.rejected
         figures = ask_first(lambda: {**used, **summary(result)} if files is None else files.finish(result))
     if is_first():
-        Console().print(summary_table(figures))
+        Console().print(summary_table(figures, reason=rejected[0].reason if rejected else None))
     return figures
 
 

@@ -42,7 +42,7 @@ def token_line(processor: Processor, place: int, token: int, logp: float) -> str
     piece = processor.decode([token], special=True)
     if _INCOMPLETE in piece:
         piece = str(processor.tokenizer.convert_ids_to_tokens(token))
-    return f"{place:>5} {token:>7} {logp:>9.4f}  {piece!r}"
+    return f"{place:>5} {token:>7} {logp:>9.3g}  {piece!r}"
 
 
 def final_answer(text: str, options: Sequence[str] = ()) -> str | None:

@@ -84,9 +84,10 @@ def read_run(spec: str) -> RunRecord:
     run.forget_older_summary()
     run.rejected = dict(Counter(str(record.get("kind")) for record in _lines(run, "rejected.jsonl")))
     if not (run.recipe or run.metrics or run.evaluations or completion_files(folder)):
-        raise ValueError(
-            f"{folder}: holds no run (neither config.yaml nor metrics.jsonl nor eval/BENCHMARK-STEP.json)"
-        )
+        nested = sorted(path.parent.name for path in folder.glob("*/metrics.jsonl"))
+        hint = f"; it holds runs: {folder}/{nested[0]} and so on" if nested else ""
+        files = "neither config.yaml nor metrics.jsonl nor eval/BENCHMARK-STEP.json"
+        raise ValueError(f"{folder}: holds no run ({files}){hint}")
     return run
 
 

@@ -78,7 +78,7 @@ def _goes_on(config: RunConfig, folder: Path) -> str:
     """What the same command would do after an interruption."""
     latest = _checkpoints(config, folder).latest_step()
     if latest is None:
-        return f"nothing was saved yet (save_steps is {config.save_steps})"
+        return "no step was saved yet; the same command starts afresh"
     return f"the same command goes on after step {latest}"
 
 

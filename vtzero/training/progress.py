@@ -71,6 +71,10 @@ class Lines(Progress):
     def __init__(self, total: int):
         self._total, self._pace, self._printing = total, Pace(total), Lock()
 
+    def phase(self, name: str) -> None:
+        if name == "compiling":
+            self._say("compiling the programs of a step")
+
     def compiled(self, name: str, done: int, total: int, seconds: float) -> None:
         if seconds >= 1:
             self._say(f"compiled {done}/{total}: {name} in {seconds:.1f} s")
@@ -95,7 +99,9 @@ class Lines(Progress):
 
     def _say(self, *lines: str) -> None:
         with self._printing:
-            print("\n".join(lines), flush=True)
+            # In one piece: others write to the same terminal, as the line that the run was interrupted.
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+            sys.stdout.flush()
 
 
 class JsonLines(Progress):

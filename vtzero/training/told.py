@@ -132,7 +132,7 @@ def _cut(text: str, width: int, *, first: int, last: int) -> list[str]:
 def result_lines(figures: Mapping[str, Any], folder: Path) -> list[str]:
     """What a run has reached, and where things are."""
     run = visible(folder)
-    done = f"done: {figures['steps']} steps in {duration(figures['seconds'])}"
+    done = f"done: {figures['steps']} steps, which took {duration(figures['seconds'])}"
     if "accuracy_before" in figures:
         accuracy = "{accuracy_before:.1f} -> {accuracy_after:.1f} % strict".format(**figures)
         length = "{mean_length_before:.1f} -> {mean_length_after:.1f} tokens".format(**figures)

@@ -89,7 +89,7 @@ const Runs = (() => {
       if (after) trained.push({ name: run.title, look: run.look, evaluation: after });
     }
     const look = { colour: "var(--muted-bar)" };
-    const name = ({ run }) => (bases.length > 1 ? `base of ${run.title}` : "base");
+    const name = ({ run }) => (bases.length > 1 ? `base of ${run.title} (step 0)` : "base (step 0)");
     return [...bases.map((base) => ({ name: name(base), look, evaluation: base.evaluation })), ...trained];
   }
 

@@ -149,7 +149,7 @@ const Summary = (() => {
     const reward = Runs.last(run, "reward");
     return [
       ["steps", steps],
-      ["wall time", Numbers.duration(summary.seconds)],
+      ["time of steps", Numbers.duration(summary.seconds)],
       ["tokens/s", whole(summary.tokens_per_second)],
       ["last reward", fixed(reward, 2)],
     ];
