@@ -17,8 +17,9 @@ def summary_table(
 ) -> Table:
     """One row a task, and one for all items; below it what is not in the rows above.
 
-    `summary` is what `results.summary` returns, `reason` why the first item was set aside. Percentages have two decimals, lengths are in tokens. The
-    paper's scorer has a column where it spoke, CV-Bench's official score a row where it can be told.
+    `summary` is what `results.summary` returns, `reason` why the first item was set aside. Percentages have
+    two decimals, lengths are in tokens. The paper's scorer has a column where it spoke, CV-Bench's official
+    score a row where it can be told.
     """
     with_paper = "accuracy_paper" in summary
     tasks = summary["tasks"] if len(summary["tasks"]) <= MOST_TASKS else {}
