@@ -45,7 +45,7 @@ def test_what_never_becomes_a_character_is_shown_at_the_end(processor):
 def test_special_tokens_stand_in_raw_lines_and_not_in_text(processor):
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert processor.decode([end]) == ""
-    assert token_line(processor, 3, end, -0.5).split() == ["3", str(end), "-0.5000", "'<|im_end|>'"]
+    assert token_line(processor, 3, end, -0.5).split() == ["3", str(end), "-0.5", "'<|im_end|>'"]
 
 
 def test_a_raw_line_holds_nothing_that_a_terminal_obeys(processor):

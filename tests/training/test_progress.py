@@ -39,8 +39,9 @@ def tell(progress: Progress) -> None:
 def test_plain_lines_are_one_a_logged_step_without_control_characters(capsys):
     tell(Lines(4))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "goes on after step 2",
+        "compiling the programs of a step",
         "compiled 2/2: sampling in 3.0 s",
         "step 4/4  reward nan  loss 0.5000  left 0:00:00",
     ]
