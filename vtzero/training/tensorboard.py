@@ -51,8 +51,8 @@ class TensorBoardLog:
         if resume_step is not None:
             for path in sorted(folder.glob("events.out.tfevents.*")):
                 cut(path, resume_step)
-        # Files are named by the second, and read in the order of their names: without the suffix, a quick restart
-        # would overwrite the one before, or be read before it.
+        # Files are named by the second, and read in the order of their names: without the suffix, a quick
+        # restart would overwrite the one before, or be read before it.
         self._events = EventsWriter(str(folder / "events"), f".{time.time_ns() % 10**9:09}.{os.getpid()}")
         if resume_step is not None:
             start = SessionLog(status=SessionLog.START)
