@@ -1,13 +1,13 @@
 """A signal ends what is under way in order, wherever it comes, and a second one ends the process."""
 
 import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from importlib.machinery import ExtensionFileLoader
 
 import pytest
 
@@ -69,21 +69,31 @@ def test_what_clears_up_is_not_disturbed():
     assert log == ["cleared up"]
 
 
-class SlowModule(ExtensionFileLoader):
-    """A module in C that takes its time to be initialized, and runs Python as it is."""
-
-    initialized = False
-
-    def exec_module(self, module):
-        signal.raise_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        self.initialized = True
+SLOW = """
+import signal
+import time
+signal.raise_signal(signal.SIGTERM)
+time.sleep(0.3)
+imported = True
+"""
 
 
-def test_a_module_in_c_is_initialized_first():
-    module = SlowModule("slow", "slow.so")
-    assert signalled_by(lambda: [module.exec_module(None), time.sleep(5)]) == signal.SIGTERM
-    assert module.initialized
+def test_a_module_is_imported_first(tmp_path, monkeypatch):
+    (tmp_path / "slow_module.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert signalled_by(lambda: [importlib.import_module("slow_module"), time.sleep(5)]) == signal.SIGTERM
+    assert sys.modules.pop("slow_module").imported
+
+
+def test_where_somebody_ends_the_process_no_import_is_waited_for(tmp_path):
+    (tmp_path / "slow_module.py").write_text(SLOW)
+    program = """
+import os
+from vtzero.signals import heard
+with heard(lambda: os._exit(75)):
+    import slow_module
+"""
+    assert ended(tmp_path, program) == 75
 
 
 def test_one_that_was_caught_comes_back_no_more():

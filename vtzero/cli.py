@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and known.verb not in ("train", "bench", "plan"):
         parser.error(f"unknown argument {rest[0]}")
     _hold_memory_together()
-    with heard():
+    with heard(partial(_end_at_once, known.verb)):
         code = _run(known, rest)
     if code and getattr(known, "distributed", False):
         from vtzero.parallel.processes import leave
@@ -66,6 +67,12 @@ def _hold_memory_together() -> None:
     if "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+
+
+def _end_at_once(verb: str) -> NoReturn:
+    """Where nothing can be ended in order; by the bytes, since what is printed may be half printed."""
+    os.write(2, f"vtzero {verb}: interrupted\n".encode())
+    os._exit(GOES_ON if verb == "train" else INTERRUPTED)
 
 
 def _end(code: int) -> NoReturn:

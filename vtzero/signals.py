@@ -2,16 +2,15 @@
 
 An exception that a handler raises is lost where Python cannot pass it on: in a callback of the garbage
 collector, of which jax has one, or a `__del__`. Of 34 runs that were asked to stop as they started, 12 went
-on. So it is raised again until it was caught here. While a module in C is initialized it waits: jaxlib's end
-the process by SIGSEGV where an exception comes between.
+on. So it is raised again until it was caught here. While a module is imported nothing is raised: those in C
+that run Python, as jaxlib's and torch's do, ended processes by SIGSEGV and SIGABRT where an exception came.
 """
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -34,12 +33,19 @@ _waiting: int | None = None
 """The signal that came and was not caught yet."""
 
 
+_end: Callable[[], object] | None = None
+"""What ends the process while a module is imported."""
+
+
 @contextmanager
-def heard() -> Iterator[None]:
+def heard(end: Callable[[], object] | None = None) -> Iterator[None]:
     """Inside of it both signals raise `Signalled` in the main thread; to be entered there.
 
-    Python ends with handlers that are gone: what comes then must find no timer of ours.
+    While a module is imported `end` is called instead, which ends the process; without it the import is
+    waited for. Python ends with handlers that are gone: what comes then must find no timer of ours.
     """
+    global _end
+    _end = end
     before = {number: signal.getsignal(number) for number in SIGNALS}
     hear()
     try:
@@ -71,7 +77,10 @@ def raise_signalled(number: int, frame: FrameType | None) -> None:
         return
     signal.signal(signal.SIGALRM, raise_signalled)
     signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-    if not _is_handled() and not _initializes(frame):
+    if _imports(frame):
+        if _end is not None:
+            _end()
+    elif not _is_handled():
         raise Signalled(_waiting)
 
 
@@ -87,11 +96,10 @@ def caught() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _initializes(frame: FrameType | None) -> bool:
-    """Whether a module in C is being initialized; it may run Python, and import others, as it is."""
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported."""
     while frame is not None:
-        loads = frame.f_code.co_name in ("create_module", "exec_module")
-        if loads and isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
         frame = frame.f_back
     return False

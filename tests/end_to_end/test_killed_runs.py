@@ -96,11 +96,17 @@ POINTS = [
 ]
 
 
+ON_A_RESUME = ("vtzero.training.metrics:_cut",)
+"""A run that starts afresh does not come by there."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "call", "before"), POINTS, ids=lambda value: str(value).split(":")[-1])
 def test_a_run_killed_at_a_named_point_loses_nothing(base, straight, tmp_path, point, call, before):
     expected, _ = straight
     out = tmp_path / "run"
+    if point in ON_A_RESUME:
+        assert base.run(out, killed_at("vtzero.training.phases:Phases.update", 5, before=True))[0] == -9
     code, said = base.run(out, killed_at(point, call, before=before))
     assert code == -signal.SIGKILL, said
     assert base.run(out)[0] == 0
