@@ -10,24 +10,15 @@ import threading
 import time
 
 import pytest
+from fixtures.signalled import signalled_by
 
-from vtzero.signals import SIGNALS, Signalled, caught, hear, heard
+from vtzero.signals import SIGNALS, hear, heard
 
 
 @pytest.fixture(autouse=True)
 def within():
     with heard():
         yield
-
-
-def signalled_by(do, *arguments):
-    """The number of the signal that ends it, or None."""
-    try:
-        do(*arguments)
-    except Signalled as signalled:
-        caught()
-        return signalled.number
-    return None
 
 
 @pytest.mark.parametrize("number", SIGNALS)

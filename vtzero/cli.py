@@ -72,7 +72,7 @@ def _hold_memory_together() -> None:
 def _end_at_once(verb: str) -> NoReturn:
     """Where nothing can be ended in order; by the bytes, since what is printed may be half printed."""
     os.write(2, f"vtzero {verb}: interrupted\n".encode())
-    os._exit(GOES_ON if verb == "train" else INTERRUPTED)
+    os._exit(_code_of_interrupted(verb))
 
 
 def _end(code: int) -> NoReturn:
@@ -108,6 +108,10 @@ def _interrupted(verb: str, error: BaseException | None) -> int:
     caught()
     known = error.args if isinstance(error, KeyboardInterrupt) else ()
     print(visible("; ".join([f"vtzero {verb}: interrupted", *map(str, known)])), file=sys.stderr)
+    return _code_of_interrupted(verb)
+
+
+def _code_of_interrupted(verb: str) -> int:
     return GOES_ON if verb == "train" else INTERRUPTED
 
 

@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
+from fixtures.signalled import signalled_by
 
-from vtzero.signals import SIGNALS, Signalled, caught
+from vtzero.signals import SIGNALS
 from vtzero.training.preemption import StopRequest
 
 
@@ -27,16 +28,6 @@ def test_where_nothing_can_be_saved_it_interrupts(number):
     with StopRequest() as stop:
         assert stop.immediate
         assert signalled_by(signal_and_wait, number) == number
-
-
-def signalled_by(do, *arguments):
-    """The number of the signal that ends it, or None."""
-    try:
-        do(*arguments)
-    except Signalled as signalled:
-        caught()
-        return signalled.number
-    return None
 
 
 def signal_and_wait(number: int) -> None:

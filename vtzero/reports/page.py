@@ -8,7 +8,6 @@ import base64
 import gzip
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
+from vtzero.training.told import finite
 from vtzero.whole_files import written_whole
 
 SCRIPTS = (
@@ -125,16 +125,7 @@ def _asset(name: str) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(_numbers(value), separators=(",", ":"), allow_nan=False)
-
-
-def _numbers(value: Any) -> Any:
-    """The value with null for each number that JSON cannot write."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _numbers(item) for key, item in value.items()}
-    return [_numbers(item) for item in value] if isinstance(value, list | tuple) else value
+    return json.dumps(finite(value), separators=(",", ":"), allow_nan=False)
 
 
 def _write_chunk(file: TextIO, chunk: Chunk) -> None:
