@@ -70,7 +70,7 @@ def test_a_resumed_run_goes_on_under_its_id(tmp_path):
     done = without_account(tmp_path, BEGIN + RESUMED, WANDB_MODE="offline")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     files = tmp_path / "run" / "wandb"
-    (name,) = {path.name.split("-")[-1] for path in files.glob("offline-run-*")}
-    assert (tmp_path / "run" / "wandb_id.txt").read_text().strip() == name
+    name = (tmp_path / "run" / "wandb_id.txt").read_text().strip()
+    assert [path.name for path in files.glob("offline-run-*/run-*.wandb")] == [f"run-{name}.wandb"] * 2
     tables = [json.loads(path.read_text()) for path in files.rglob("*.table.json")]
     assert {row[0] for table in tables for row in table["data"]} == {"question"}
