@@ -1,4 +1,4 @@
-"""The command line: parses, loads a config, calls one function. No logic.
+"""The command line: loads a config, calls one function, says how it ended. No logic.
 
 Exit codes: 0 done, 2 a user's mistake (one line says which), 1 a failure, 130 interrupted; of `train`
 75 instead (EX_TEMPFAIL of sysexits.h): the same command goes on.
@@ -15,9 +15,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
+from vtzero.arguments import parse
 from vtzero.config import RunConfig, load_config, parse_overrides
 from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised
 from vtzero.signals import came, caught, hear, heard
@@ -35,10 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = report_unraised
     _write_anything()
-    parser = _parser()
-    known, rest = parser.parse_known_args(arguments)
-    if rest and known.verb not in ("train", "bench", "plan"):
-        parser.error(f"unknown argument {rest[0]}")
+    known, rest = parse(arguments)
     _hold_memory_together()
     with heard(partial(_end_at_once, known.verb)):
         code = _run(known, rest)
@@ -85,7 +82,7 @@ def _end(code: int) -> NoReturn:
 def _run(known: argparse.Namespace, rest: list[str]) -> int:
     """One verb; the exit code."""
     try:
-        figures = known.run(known, rest)
+        figures = _VERBS[known.verb](known, rest)
     except KeyboardInterrupt as error:
         return _interrupted(known.verb, error)
     except Exception as error:
@@ -115,183 +112,6 @@ def _code_of_interrupted(verb: str) -> int:
     return GOES_ON if verb == "train" else INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("vtzero", description="VisualThinker-R1-Zero in JAX: GRPO on Qwen2-VL")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-
-    train = _verb(verbs, "train", _train, "train by a config (GRPO or SFT); a second start resumes")
-    train.add_argument("config", help="YAML file; further --key value pairs override it")
-    train.add_argument(
-        "--dry_run",
-        "--dry-run",
-        action="store_true",
-        help="print the resolved recipe, data counts, tokens and memory; read no weights",
-    )
-    train.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    _distributed_argument(train)
-
-    evaluate = _verb(verbs, "eval", _eval, "accuracy of a model on a benchmark")
-    _model_arguments(evaluate)
-    evaluate.add_argument(
-        "--benchmark", default="scenes", help="NAME (from the hub), NAME=FILE, or a jsonl or parquet file"
-    )
-    evaluate.add_argument(
-        "--image-folder",
-        type=Path,
-        help="where the images are that the rows name; of your own file: may be",
-    )
-    evaluate.add_argument("--fetch-images", action="store_true", help="fetch missing images from their links")
-    evaluate.add_argument("--limit", type=int, help="only the first N items")
-    evaluate.add_argument("--batch-size", type=int, default=64)
-    evaluate.add_argument("--repetition-penalty", type=float, default=1.0)
-    evaluate.add_argument("--opening", default="", help="text put at the start of every answer")
-    evaluate.add_argument(
-        "--out", type=Path, help="folder for eval/BENCHMARK-0.json and .jsonl; a second start continues"
-    )
-    evaluate.add_argument("--overwrite", action="store_true", help="start afresh what is in --out")
-    _distributed_argument(evaluate)
-
-    rescore = _verb(verbs, "rescore", _rescore, "score saved outputs again, without a model")
-    rescore.add_argument("file", type=Path, help="eval/BENCHMARK-STEP.jsonl, or outputs of BLINK or R1-V")
-    rescore.add_argument(
-        "--scorer", help="strict, lenient, paper, superclevr, geoqa or math (default: the file's)"
-    )
-    rescore.add_argument("--require-tags", action="store_true", help="strict: only answers inside the tags")
-    rescore.add_argument(
-        "--choices", default="", help="of every item, where the file has none: 'a, b' or JSON"
-    )
-    rescore.add_argument("--differences", action="store_true", help="print each item scored otherwise")
-
-    sample = _verb(verbs, "sample", _sample, "answers to questions about an image, as they are drawn")
-    _model_arguments(sample)
-    sample.add_argument(
-        "question", nargs="?", help="the question; without one, those typed or on standard input, one a line"
-    )
-    sample.add_argument(
-        "--interactive", action="store_true", help="go on asking after the question; /help lists commands"
-    )
-    sample.add_argument("--image", action="append", default=[], type=Path, help="image; repeat for several")
-    sample.add_argument("--options", default="", help="options: commas between, or a JSON list")
-    sample.add_argument("--answer", help="the right answer: each sample is then scored")
-    sample.add_argument(
-        "--reward",
-        help="by these rewards, commas between, of your own as file.py:name (accuracy_strict,format_paper)",
-    )
-    sample.add_argument("-n", "--num-generations", type=int, help="answers to a question (4; greedy: 1)")
-    heat = sample.add_mutually_exclusive_group()
-    heat.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (1)")
-    heat.add_argument("--greedy", action="store_const", const=0.0, dest="temperature")
-    sample.add_argument("--top-k", type=int, default=0)
-    sample.add_argument("--top-p", type=float, default=1.0)
-    sample.add_argument("--min-p", type=float, default=0.0)
-    sample.add_argument("--repetition-penalty", type=float, default=1.0)
-    sample.add_argument("--seed", type=int, default=0, help="the same seed draws the same answers (0)")
-    sample.add_argument("--raw", action="store_true", help="a line a token: id, log-probability, text")
-    sample.add_argument(
-        "--prompt-only",
-        action="store_true",
-        help="print the prompt and count its tokens; draw nothing",
-    )
-
-    export = _verb(verbs, "export", _export, "a run's checkpoint (Orbax) -> a Hugging Face folder")
-    export.add_argument("run_folder", type=Path, help="the run's folder, or what `vtzero import` wrote")
-    export.add_argument("out", type=Path)
-    export.add_argument("--step", type=int, help="checkpoint step (default: the last)")
-    _distributed_argument(export)
-
-    importer = _verb(verbs, "import", _import, "a Hugging Face folder -> an Orbax checkpoint")
-    importer.add_argument("folder", type=Path)
-    importer.add_argument("out", type=Path)
-    _distributed_argument(importer)
-
-    bench = _verb(verbs, "bench", _bench, "this machine against its own limits, by the phases of a step")
-    bench.add_argument("config", nargs="?", help="YAML file; further --key value pairs override it")
-    bench.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-2B")
-    bench.add_argument("--prompt-length", type=int, help="tokens of a prompt (default: max_prompt_length)")
-    bench.add_argument("--image-size", help="WIDTHxHEIGHT (default: the largest that training meets)")
-    bench.add_argument(
-        "--only", default="all", help="of vision, prefill, decode, score, update, step; or none"
-    )
-    bench.add_argument(
-        "--compare", default="none", help="comparisons (see the README), commas between; or all"
-    )
-    bench.add_argument(
-        "--lengths", default="32,64,128,192,256,320,384,448,512,640", help="answer lengths of the comparison"
-    )
-    bench.add_argument("--repeats", type=int, default=3, help="timed calls, of which the median counts (3)")
-
-    planner = _verb(verbs, "plan", _plan, "compile a config's step for TPU slices that are not here")
-    planner.add_argument("config", help="YAML file; further --key value pairs override it")
-    planner.add_argument(
-        "--topology", action="append", default=[], help="such as v5e:4x4; repeat for several"
-    )
-    planner.add_argument("--size", help="a published size for the config's model, such as Qwen2-VL-7B")
-    planner.add_argument(
-        "--only",
-        default="vision,sampling,scoring,update",
-        help="of vision (where it is frozen), sampling, scoring, update; commas between",
-    )
-    planner.add_argument(
-        "--search",
-        action="store_true",
-        help="look for each slice's mesh and micro-batches; those estimated to be fastest are compiled first",
-    )
-    planner.add_argument("--best", type=int, default=1, help="with --search, stop when N of them fit (1)")
-    planner.add_argument(
-        "--no-changes", action="store_true", help="where the step does not fit, do not look for what would"
-    )
-    planner.add_argument(
-        "--compile-at-most",
-        type=int,
-        default=6,
-        help="candidates that --search, or the changes to what does not fit, may compile for a slice (6)",
-    )
-
-    report = _verb(verbs, "report", _report, "one page of your runs: curves, tables, every completion")
-    report.add_argument(
-        "runs", nargs="*", metavar="[LABEL=]RUN", help="run folders, or folders of `eval --out`"
-    )
-    report.add_argument("--out", type=Path, help="the page's file (default: report.html of the first run)")
-    report.add_argument("--figures", type=Path, help="a folder for the paper's figures, as PNG and SVG")
-    report.add_argument(
-        "--max-size", type=float, default=30.0, help="MB of the page: what is more is left out evenly (30)"
-    )
-    report.add_argument("--table", type=int, help="print the paper's table 3, 4 or 5 with your rows instead")
-    report.add_argument(
-        "--scorer", default="strict", help="of --table: strict (tags or not), lenient or paper"
-    )
-
-    scenes = _verb(verbs, "scenes", _scenes, "draw scenes and write them in SAT's and CV-Bench's columns")
-    scenes.add_argument("out", type=Path, nargs="?", help="folder for the two parquet files")
-    scenes.add_argument("--train", type=int, default=1000, help="training rows")
-    scenes.add_argument("--test", type=int, default=400, help="held-out rows")
-    scenes.add_argument("--seed", type=int, default=0)
-    scenes.add_argument(
-        "--sheet",
-        type=Path,
-        metavar="FILE.png",
-        help="a picture of the first training rows with their questions and answers; needs no OUT",
-    )
-    scenes.add_argument("--sheet-rows", type=int, default=3, help="of the picture (3)")
-    scenes.add_argument("--sheet-columns", type=int, default=4, help="of the picture (4: one a kind)")
-    return parser
-
-
-def _verb(verbs: Any, name: str, run: Callable[..., dict[str, Any]], text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON on the last line")
-    return parser
-
-
-def _distributed_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--distributed",
-        action="store_true",
-        help="one of several processes that work as one (TPU pods, Slurm, Open MPI; else JAX_* variables)",
-    )
-
-
 def _join(known: argparse.Namespace) -> None:
     if known.distributed:
         from vtzero.parallel.processes import start
@@ -310,16 +130,6 @@ def _config(known: argparse.Namespace, rest: list[str]) -> RunConfig:
     from vtzero.parallel.processes import in_all
 
     return in_all(read)
-
-
-def _model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="tiny", help="Hugging Face folder, a run's folder (its export is used), or 'tiny'"
-    )
-    parser.add_argument("--prompt-template", help="of a run its own, else r1_zero_base")
-    parser.add_argument("--max-completion-length", type=int, help="tokens; of a run its own, else 72")
-    parser.add_argument("--max-prompt-length", type=int, help="tokens (eval: a run's own; else 1024)")
-    parser.add_argument("--max-pixels", type=int, help="of a run its own, else the folder's")
 
 
 def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -474,6 +284,20 @@ def _scenes(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:
     if known.sheet is not None:
         sheet = SheetSettings(known.sheet, rows=known.sheet_rows, columns=known.sheet_columns)
     return draw(known.out, sheet, train=known.train, test=known.test, seed=known.seed)
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace, list[str]], dict[str, Any]]] = {
+    "train": _train,
+    "eval": _eval,
+    "rescore": _rescore,
+    "sample": _sample,
+    "export": _export,
+    "import": _import,
+    "bench": _bench,
+    "plan": _plan,
+    "report": _report,
+    "scenes": _scenes,
+}
 
 
 if __name__ == "__main__":

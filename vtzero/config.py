@@ -342,11 +342,12 @@ def _build(kind: Any, values: Any, prefix: str) -> Any:
     names = [f.name for f in fields(kind)]
     for key in values:
         if key not in names:
-            raise ConfigError(f"unknown key {shown(prefix + str(key))}{_suggestion(str(key), names)}")
+            raise ConfigError(f"unknown key {shown(prefix + str(key))}{suggestion(str(key), names)}")
     return kind(**{key: _coerce(hints[key], value, prefix + key) for key, value in values.items()})
 
 
-def _suggestion(key: str, names: Sequence[str]) -> str:
+def suggestion(key: str, names: Sequence[str]) -> str:
+    """The end of a message on an unknown `key`: the name that comes closest, or nothing."""
     close = difflib.get_close_matches(key, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
