@@ -43,6 +43,12 @@ def _train(verbs: Any) -> None:
         help="print the resolved recipe, data counts, tokens and memory; read no weights",
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--allow_changes",
+        "--allow-changes",
+        action="store_true",
+        help="go on with a run whose folder has another config; without it that is an error",
+    )
     _distributed_argument(parser)
 
 

@@ -144,7 +144,7 @@ def _train(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     # Before the config is read: the others would wait for one that failed and never joined.
     _join(known)
     config = _config(known, rest)
-    return train(config, quiet=known.quiet, as_json=known.json)
+    return train(config, quiet=known.quiet, as_json=known.json, allow_changes=known.allow_changes)
 
 
 def _eval(known: argparse.Namespace, _: list[str]) -> dict[str, Any]:

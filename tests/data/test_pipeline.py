@@ -13,7 +13,8 @@ from PIL import Image
 
 from vtzero.data.batches import Buckets
 from vtzero.data.example import Example, Rejected
-from vtzero.data.pipeline import GroupPipeline
+from vtzero.data.mixture import Mixture
+from vtzero.data.pipeline import GroupPipeline, RejectedRowsError
 from vtzero.data.processor import Processor
 from vtzero.data.prompts import prompt_template
 from vtzero.parallel.processes import RowShare
@@ -206,6 +207,30 @@ def test_a_limit_of_rejections_in_a_row(pipeline):
     stream = pipeline(Questions(40, bad=range(1, 40)), max_rejected=4)
     with pytest.raises(ValueError, match="4 rows in a row of questions were rejected"):
         stream.next_batch(3)
+
+
+def test_rejections_in_a_row_are_counted_on_after_an_interruption(pipeline):
+    """Those of one source among the good rows of another; none of the batches has six."""
+    uneven = Mixture((Questions(8), Questions(8, bad=range(8))), ("good", "bad"), (1, 1))
+    straight, first, resumed = (pipeline(uneven, max_rejected=6) for _ in range(3))
+    batches, rejected = drawn_to_the_end(straight)
+    assert batches > 2
+    assert 0 < len(rejected) < 6
+    for _ in range(2):
+        first.next_batch(1)
+    resumed.set_state(json.loads(json.dumps(first.get_state())))
+    assert drawn_to_the_end(resumed) == (batches - 2, rejected)
+
+
+def drawn_to_the_end(stream):
+    """How many batches of one prompt there were until it ended, and the rows set aside since the last."""
+    batches = 0
+    try:
+        while True:
+            stream.next_batch(1)
+            batches += 1
+    except RejectedRowsError as error:
+        return batches, error.rejected
 
 
 def test_rejections_between_good_rows_do_not_add_up(pipeline):

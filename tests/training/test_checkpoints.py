@@ -114,6 +114,27 @@ def test_hugging_face_to_orbax_and_back(hub_folder: Path, tmp_path: Path) -> Non
         assert (tmp_path / "export" / name).read_bytes() == (hub_folder / name).read_bytes()
 
 
+@pytest.mark.parametrize("lost", ["extra/extra.json", "state/_METADATA"])
+def test_what_was_not_written_as_it_should_be_replaces_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The file system says that all is well, and has lost a file."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, small(), {})
+    checkpoints.wait()
+    finish = checkpoints._finish
+
+    def losing(step: int, written: Any, kinds: Any) -> None:
+        finish(step, lambda: (written(), (tmp_path / "2" / lost).unlink()), kinds)
+
+    monkeypatch.setattr(checkpoints, "_finish", losing)
+    checkpoints.save(2, small(1), {})
+    with pytest.raises(OSError, match="2: was not written as it should be"):
+        checkpoints.wait()
+    assert checkpoints.list_steps() == [1]
+    checkpoints.close()
+
+
 def test_arrays_may_be_donated_as_soon_as_save_returns(tmp_path: Path) -> None:
     state = small(size=4 * MEGABYTES)
     before = contents(state)

@@ -1,6 +1,7 @@
 """The loop around a method: what a run that fails has written down."""
 
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from fixtures.fast_compile import fast_compile
 from fixtures.tiny_folder import make_tiny_folder
 from safetensors.numpy import load_file, save_file
 
-from vtzero.config import ConfigError, MeshConfig, RunConfig, dump_config
+from vtzero.config import ConfigError, MeshConfig, RunConfig, dump_config, load_config
 from vtzero.data.pipeline import GroupPipeline
 from vtzero.training.agreement import check_folder
 from vtzero.training.checkpoints import Checkpoints
+from vtzero.training.folder_lock import FolderLock
 from vtzero.training.loop import Interrupted, train
 from vtzero.training.metrics import read_metrics
 from vtzero.training.phases import Phases
@@ -91,6 +93,66 @@ def test_a_stop_after_the_last_step_leaves_the_export_to_the_next_start(tmp_path
     with fast_compile():
         assert train(config, quiet=True)["steps"] == 2
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
+
+
+OUT_OF_ORDER = """
+import pathlib
+
+def judge(completions, **columns):
+    calls = pathlib.Path(__file__).with_suffix(".calls")
+    calls.write_text(calls.read_text() + "x" if calls.exists() else "x")
+    if 3 <= len(calls.read_text()) <= 7:  # the call of step 3, and each completion of it alone
+        raise OSError("the judge is away")
+    return [float(len(text) % 3) for text in completions]
+"""
+
+
+def test_a_reward_that_is_away_for_a_step_costs_that_step_alone(tmp_path):
+    (tmp_path / "judge.py").write_text(OUT_OF_ORDER)
+    config = small(tmp_path, max_steps=4, reward_funcs=(f"{tmp_path}/judge.py:judge",))
+    with fast_compile():
+        train(config, quiet=True)
+    steps = read_metrics(tmp_path / "run")
+    assert [step["unscored_completions"] for step in steps] == [0, 0, 4, 0]
+    assert [step["reward"] is None for step in steps] == [False, False, True, False]
+    assert steps[2]["loss"] == 0
+    assert steps[3]["grad_norm"] > 0
+
+
+def test_rows_that_end_a_run_are_written_down(tmp_path):
+    rows = [{"question": "Where?", "answer": "left", "image": f"{row}.png"} for row in range(3)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = small(tmp_path, data=(str(tmp_path / "rows.json"),))
+    with fast_compile(), pytest.raises(ValueError, match=r"every row of .* was rejected"):
+        train(config, quiet=True)
+    records = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
+    assert {record["kind"] for record in records} == {"sample"}
+    assert {record["step"] for record in records} == {1}
+    assert len({record["id"] for record in records}) == 3
+    assert all("there is no file" in record["reason"] for record in records)
+
+
+def test_a_folder_that_another_run_writes_is_left_alone(tmp_path):
+    config, lock = small(tmp_path), FolderLock(tmp_path / "run")
+    lock.acquire()
+    with pytest.raises(ConfigError, match=f"is being written by process {os.getpid()} on "):
+        train(config, quiet=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    lock.release()
+
+
+def test_a_run_goes_on_with_another_config_where_that_is_allowed(tmp_path, capsys):
+    before = small(tmp_path, max_steps=1, learning_rate=1e-3)
+    after = replace(before, max_steps=2, learning_rate=1e-4)
+    with fast_compile():
+        train(before, quiet=True)
+        with pytest.raises(ConfigError, match=r"learning_rate \(0.001, not 0.0001\).*--allow_changes"):
+            train(after, quiet=True)
+        train(after, quiet=True, allow_changes=True)
+    assert "goes on with another" in capsys.readouterr().err
+    assert load_config(tmp_path / "run" / "config.until-1.yaml") == before
+    assert load_config(tmp_path / "run" / "config.yaml") == after
+    assert [step["step"] for step in read_metrics(tmp_path / "run")] == [1, 2]
 
 
 def test_a_run_may_go_on_with_another_mesh_but_not_with_another_seed(tmp_path):

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from threading import Timer
 
 import pytest
 from fixtures.signalled import signalled_by
@@ -46,6 +48,21 @@ def test_work_that_may_be_given_up_is_given_up_at_once(number):
         assert stop.agreed()
         assert not stop.immediate
         assert stop.unless_asked(lambda: pytest.fail("a stopped process begins nothing")) is None
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_work_on_devices_is_waited_for_until_a_signal_comes(number):
+    work: Future[None] = Future()
+    with StopRequest() as stop:
+        stop.immediate = False
+        Timer(1.5, work.set_result, [None]).start()
+        assert stop.unless_stopped(work)
+        assert work.done()
+        Timer(0.2, os.kill, [os.getpid(), number]).start()
+        began = time.monotonic()
+        assert not stop.unless_stopped(Future())
+        assert time.monotonic() - began < 5
+        assert not stop.unless_stopped(work)
 
 
 def test_the_handlers_of_before_come_back():

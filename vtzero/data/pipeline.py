@@ -31,6 +31,14 @@ class PromptBatch:
     rejected: list[Rejected]
 
 
+class RejectedRowsError(ValueError):
+    """Too many rows of a source in a row were set aside: `rejected`, since the last batch."""
+
+    def __init__(self, message: str, rejected: Sequence[Rejected]) -> None:
+        super().__init__(message)
+        self.rejected = rejected
+
+
 class _Verdict(NamedTuple):
     """What became of the row at a position of the stream: the source it is of, and why it was set aside."""
 
@@ -85,7 +93,7 @@ class GroupPipeline:
     def next_batch(self, batch_size: int) -> PromptBatch:
         """This process's part of the next `batch_size` prompts that fit the bucket; rows rejected on the way.
 
-        Raises ValueError when too many rows of a source in a row were rejected.
+        Raises RejectedRowsError when too many rows of a source in a row were rejected.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -94,11 +102,11 @@ class GroupPipeline:
         while len(taken) < batch_size:
             verdicts = self._judge(range(self._position, self._position + batch_size - len(taken)))
             for verdict in verdicts:
-                self._count(verdict)
                 if verdict.rejected is None:
                     taken.append(verdict.position)
                 else:
                     rejected.append(verdict.rejected)
+                self._count(verdict, rejected)
             self._position += len(verdicts)
         prompts = [self._prompt(taken[row]) for row in self._share.rows(batch_size)]
         self._look_ahead(batch_size)
@@ -115,11 +123,11 @@ class GroupPipeline:
             verdicts.append(_Verdict(position, source, fault))
         return [verdict for told in self._share.gather(verdicts) for verdict in told]
 
-    def _count(self, verdict: _Verdict) -> None:
+    def _count(self, verdict: _Verdict, rejected: Sequence[Rejected]) -> None:
         source = verdict.source
         self._rejected_in_a_row[source] = self._rejected_in_a_row[source] + 1 if verdict.rejected else 0
         if verdict.rejected and self._rejected_in_a_row[source] >= self._max_rejected[source]:
-            raise ValueError(self._exhausted(source, verdict.rejected))
+            raise RejectedRowsError(self._exhausted(source, verdict.rejected), rejected)
 
     def _prompt(self, position: int) -> PreparedPrompt:
         self._ask([position])
@@ -142,7 +150,8 @@ class GroupPipeline:
 
     def get_state(self) -> dict[str, Any]:
         """Where the stream stands after the last batch, in JSON's types; prefetched prompts do not count."""
-        return {"position": self._position, **self._identity}
+        in_a_row = list(self._rejected_in_a_row)
+        return {"position": self._position, "rejected_in_a_row": in_a_row, **self._identity}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue where `get_state` stood, in as many processes as there are now.
@@ -156,7 +165,7 @@ class GroupPipeline:
                 )
         self._position = int(state["position"])
         self._drop()
-        self._rejected_in_a_row = [0] * len(self._sources)
+        self._rejected_in_a_row = list(state.get("rejected_in_a_row", [0] * len(self._sources)))
 
     def close(self) -> None:
         """Stop preparing ahead."""

@@ -25,8 +25,11 @@ def check_agreement(config: RunConfig) -> None:
             )
 
 
-def check_folder(folder: Path, config: RunConfig) -> None:
-    """A folder is continued with its own settings, those aside that change numbers by rounding at most."""
+def check_folder(folder: Path, config: RunConfig, *, allow_changes: bool = False) -> str:
+    """A folder is continued with its own settings, those aside that change numbers by rounding at most.
+
+    With `allow_changes` also with others: what has changed is returned, empty where nothing has.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ConfigError(f"output_dir {str(folder)!r}: {there} is no folder; choose another output_dir")
@@ -39,18 +42,20 @@ def check_folder(folder: Path, config: RunConfig) -> None:
         )
     path = folder / "config.yaml"
     if not path.exists() or not _has_done_anything(folder):
-        return
+        return ""
     saved = load_config(path)
     changed = [
         name
         for name in RunConfig.__dataclass_fields__
         if not _is_free(name, config) and _differs(name, saved, config)
     ]
-    if changed:
-        values = (f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
+    values = ", ".join(f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
+    if changed and not allow_changes:
         raise ConfigError(
-            f"{folder} holds a run with another {', '.join(values)}; choose another output_dir or remove it"
+            f"{folder} holds a run with another {values}; choose another output_dir, remove it, "
+            "or go on nevertheless with --allow_changes"
         )
+    return values
 
 
 def _check_writable(folder: Path, there: Path) -> None:

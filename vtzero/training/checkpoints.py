@@ -77,7 +77,8 @@ class Checkpoints:
         except ocp.training.errors.StepAlreadyExistsError as error:
             path = self._folder / str(step)
             raise ValueError(f"{path}: exists already; remove it, or continue from it") from error
-        self._sealing = self._sealer.submit(self._finish, step, response.result)
+        kinds = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+        self._sealing = self._sealer.submit(self._finish, step, response.result, kinds)
 
     def wait(self) -> None:
         """Return once the latest save has finished; raises what made it fail.
@@ -206,12 +207,14 @@ class Checkpoints:
             )
         return None, aside
 
-    def _finish(self, step: int, written: Callable[[], Any]) -> None:
-        """Once a step is written: seal it, and delete those that it replaces."""
+    def _finish(self, step: int, written: Callable[[], Any], kinds: Mapping[Name, Any]) -> None:
+        """Once a step is written: see that all of it is there, seal it, and delete those that it replaces."""
         written()
         if jax.process_index():
             return
-        seal(self._folder / str(step))
+        path = self._folder / str(step)
+        _check_written(path, kinds)
+        seal(path)
         kept = self.list_steps()[-self._keep :] if self._keep else []
         for older, path in self._folders():
             if kept and older < kept[0]:
@@ -344,6 +347,15 @@ def _check(path: Path, stored: Mapping[Name, Any], wanted: Mapping[Name, Any], p
         raise _MismatchError(
             f"{path}: has {'.'.join(min(unasked))!r}, which this run has not; restore with the run's settings"
         )
+
+
+def _check_written(path: Path, kinds: Mapping[Name, Any]) -> None:
+    """Raise OSError where the disk does not describe what was saved; one process alone may look."""
+    try:
+        _check(path, _stored(path), kinds, partial=False)
+        json.loads((path / _EXTRA / _Json.file_name).read_text(encoding="utf-8"))
+    except (_MismatchError, KeyError, ValueError, OSError) as error:
+        raise OSError(f"{path}: was not written as it should be ({_reason(error)})") from error
 
 
 def _kind(leaf: Any) -> str:

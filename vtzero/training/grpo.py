@@ -139,6 +139,9 @@ class GRPO:
         self._ready = self._finish(clock)
         clock.lap("data", at=asked)
         tell("gen")
+        # Nothing of the state is changed by a rollout: on a stop it is left to itself.
+        if not stops.unless_stopped(self._waiter.submit(when_ready, completions)):
+            raise Stopped
         drawn = Drawn(*on_host((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
         tell("reward")
@@ -192,7 +195,7 @@ class GRPO:
 
     def close(self) -> None:
         self._pipeline.close()
-        self._waiter.shutdown()
+        self._waiter.shutdown(wait=False)  # it may wait for a rollout that was given up
 
     def _follow(self, state: TrainState, index: int) -> tuple[TrainState, float]:
         """Move the reference after every `ref_model_sync_steps` steps; and how often it has moved by now."""

@@ -1,10 +1,11 @@
 """What a run writes step by step, from its first process. Knows reports and files, and no model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vtzero.config import RunConfig
+from vtzero.data.example import Rejected
 from vtzero.training.completions import write_completions
 from vtzero.training.logged_steps import is_shown
 from vtzero.training.method import StepReport
@@ -43,8 +44,7 @@ class RunLogs:
 
     def set_aside(self, report: StepReport) -> None:
         """Samples, rewards and updates that a step did without."""
-        for sample in report.rejected:
-            self._rejected.write(report.index, sample.id, "sample", sample.reason)
+        self.reject(report.index, report.rejected)
         for failed in report.failures:
             details = {"completion": failed.completion}
             self._rejected.write(report.index, failed.id, "reward", failed.reason, **details)
@@ -52,6 +52,11 @@ class RunLogs:
         for learned in report.skipped:
             said = {"completions": list(learned.completions)} if learned.completions else {}
             self._rejected.write(report.index, learned.id, "update", reason, **said)
+
+    def reject(self, step: int, samples: Iterable[Rejected]) -> None:
+        """Samples that a step did without."""
+        for sample in samples:
+            self._rejected.write(step, sample.id, "sample", sample.reason)
 
     def evaluated(self, step: int, measured: Mapping[str, Any]) -> None:
         """An evaluation, as `eval/NAME` in TensorBoard and W&B; its files are written already."""

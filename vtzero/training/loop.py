@@ -17,6 +17,7 @@ import jax
 from flax import nnx
 
 from vtzero.config import ConfigError, RunConfig, dump_config, shared_settings
+from vtzero.data.pipeline import RejectedRowsError
 from vtzero.failures import RunFailedError, full_disk
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
@@ -25,6 +26,7 @@ from vtzero.training.agreement import check_agreement, check_folder
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
 from vtzero.training.environment import environment
+from vtzero.training.folder_lock import FolderLock
 from vtzero.training.grpo import GRPO
 from vtzero.training.held_out import HeldOut
 from vtzero.training.huggingface import save_model
@@ -47,22 +49,29 @@ class Interrupted(KeyboardInterrupt):
     """A run was asked to stop, and the same command goes on with it."""
 
 
-def train(config: RunConfig, *, quiet: bool = False, as_json: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig, *, quiet: bool = False, as_json: bool = False, allow_changes: bool = False
+) -> dict[str, Any]:
     """Run a config to its end, from the last checkpoint if its folder has one; returns `summary.json`.
 
-    `quiet` prints nothing but warnings, `as_json` an object a logged step.
+    `quiet` prints nothing but warnings, `as_json` an object a logged step. `allow_changes` goes on with a
+    folder of another config: what was its own is kept as `config.until-STEP.yaml`.
 
     With several processes each calls this, with one config and one folder that all of them see; the first
     writes its files. Raises Interrupted after SIGTERM or SIGINT, once the last finished step is saved.
     """
     folder = Path(config.output_dir)
     check_agreement(config)
-    check_folder(folder, config)
+    changed = check_folder(folder, config, allow_changes=allow_changes)
     check_wandb(config)
+    lock = FolderLock(folder)
     try:
+        lock.acquire()
         with _Run(config, folder, quiet=quiet or not is_first(), as_json=as_json) as run:
             # Only now: a start that fails for a mistake in the config must not bind the folder to it.
             if is_first():
+                if changed:
+                    run.keep_config(changed)
                 write_whole(folder / "config.yaml", dump_config(config))
                 write_whole(folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
             return run.to_the_end()
@@ -72,6 +81,8 @@ def train(config: RunConfig, *, quiet: bool = False, as_json: bool = False) -> d
         if (full := full_disk(error)) is None:
             raise
         raise RunFailedError(f"cannot write ({full}); make room; {_goes_on(config, folder)}") from error
+    finally:
+        lock.release()
 
 
 def _goes_on(config: RunConfig, folder: Path) -> str:
@@ -165,6 +176,12 @@ class _Run:
         self._progress.finished(figures, self._folder)
         return figures
 
+    def keep_config(self, changed: str) -> None:
+        """Say what has changed since the steps that are done, and keep what they were done with."""
+        kept = f"config.until-{self._start}.yaml"
+        print(f"warning: goes on with another {visible(changed)}; {kept} has what was", file=sys.stderr)
+        write_whole(self._folder / kept, (self._folder / "config.yaml").read_text())
+
     def _heard(self, signals: int) -> None:
         """After a second signal the process ends, wherever it is."""
         if signals > 1:
@@ -217,11 +234,13 @@ class _Run:
             self._state, report = self._method.step(self._state, index, self._stop)
         except Stopped:
             self._stop_after(index - 1)
-        except Exception:
+        except Exception as error:
             # The step before has done its work. Among several processes its report asks all of them, and the
             # others may not have failed: they would wait, and so would this one.
             if jax.process_count() == 1:
                 self._record(self._method.finish())
+            if isinstance(error, RejectedRowsError) and self._logs is not None:
+                self._logs.reject(index, error.rejected)
             raise
         self._data = self._method.data_state()
         self._compiled[index] = COMPILATIONS.metrics()
@@ -269,7 +288,8 @@ class _Run:
         """Warn of a step that did no good; BrokenRunError ends the run."""
         prompts = self._config.prompts_per_step
         drawn = {"samples": prompts, "completions": prompts * self._config.num_generations}
-        _check_scored(report, drawn["completions"])
+        if report.index == self._start + 1:
+            _check_scored(report, drawn["completions"])
         for warning in self._watch.look(report.index, report.metrics, **drawn):
             if is_first():
                 print(f"warning: {visible(warning)}", file=sys.stderr)
@@ -327,7 +347,7 @@ class _Run:
 
 
 def _check_scored(report: StepReport, completions: int) -> None:
-    """A reward that fails for everything is a mistake in it, and leaves nothing to learn from."""
+    """A reward that fails for everything from the start is a mistake in it; later the run's bounds judge."""
     if report.failures and report.metrics.get("unscored_completions") == completions:
         raise ConfigError(
             f"step {report.index}: no completion has a score ({report.failures[0].reason}); "

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from vtzero.signals import SIGNALS, caught, raise_signalled
 Value = TypeVar("Value")
 
 _TELLING = 1.0  # seconds
+_LOOK_UP = 0.5  # seconds
 
 
 class Stopped(Exception):
@@ -60,6 +62,19 @@ class StopRequest:
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all must call it, and get one answer."""
         return any(tell_all(self._asked))
+
+    def unless_stopped(self, work: Future[Any]) -> bool:
+        """Wait until `work` is done in every process; False as soon as any process was asked to stop.
+
+        All must call it, and get one answer. Work that is given up goes on.
+        """
+        while True:
+            wait([work], timeout=_LOOK_UP)
+            told = tell_all((self._asked, work.done()))
+            if any(asked for asked, _ in told):
+                return False
+            if all(done for _, done in told):
+                return True
 
     def unless_asked(self, do: Callable[[], Value]) -> Value | None:
         """What `do` returns; None as soon as this process is asked to stop, in the midst of it too."""
