@@ -70,6 +70,7 @@ def evaluate(
     done: Sequence[ItemResult] = (),
     on_batch: Callable[[list[ItemResult]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    wait: Callable[[Completions], object] = jax.block_until_ready,
 ) -> EvaluationResult:
     """Answer every item once and score the answers; greedily, unless `parameters` say otherwise.
 
@@ -81,7 +82,8 @@ def evaluate(
     runs out of time).
     `forced_opening` is put before the model's own words and scored with them. Items that are `done` are part
     of the result and not asked again. After each batch `on_batch` is called with its items, and `progress`
-    with the number of items that are through, set aside or not, and the number of all. With a `mesh` a batch
+    with the number of items that are through, set aside or not, and the number of all. `wait` is what waits
+    for the answers of a batch, and ends the evaluation where it raises. With a `mesh` a batch
     is spread over its devices, of all processes, each of which calls this with the same arguments and
     prepares the prompts of its own devices.
 
@@ -112,6 +114,7 @@ def evaluate(
             arrays = questions.arrays(batch.questions)
             keys = _keys(_numbers(batch, batch_size), seed, mesh)
             completions = sampler(pieces, arrays, keys, parameters, limit)
+            wait(completions)
             said = rounds.through(_said(completions, batch.questions, processor, forced_opening), limit)
             for question, _ in said:
                 questions.forget(question)

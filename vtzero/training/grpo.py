@@ -140,7 +140,7 @@ class GRPO:
         clock.lap("data", at=asked)
         tell("gen")
         # Nothing of the state is changed by a rollout: on a stop it is left to itself.
-        if not stops.unless_stopped(self._waiter.submit(when_ready, completions)):
+        if not stops.arrived(completions):
             raise Stopped
         drawn = Drawn(*on_host((completions.ids, completions.lengths, completions.terminated)))
         clock.lap("gen")
@@ -195,7 +195,7 @@ class GRPO:
 
     def close(self) -> None:
         self._pipeline.close()
-        self._waiter.shutdown(wait=False)  # it may wait for a rollout that was given up
+        self._waiter.shutdown()
 
     def _follow(self, state: TrainState, index: int) -> tuple[TrainState, float]:
         """Move the reference after every `ref_model_sync_steps` steps; and how often it has moved by now."""

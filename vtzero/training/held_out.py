@@ -53,7 +53,13 @@ class HeldOut:
             mesh=self._setup.mesh,
         )
 
-    def __call__(self, state: TrainState, index: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    def __call__(
+        self,
+        state: TrainState,
+        index: int,
+        progress: Callable[[int, int], None],
+        wait: Callable[[Any], object],
+    ) -> dict[str, Any]:
         config = self._setup.config
         files = ResultFiles(self._folder, self._benchmark.name, index, self._used()) if is_first() else None
         result = evaluate(
@@ -69,6 +75,7 @@ class HeldOut:
             done=tell_all(None if files is None else files.done(self._rows))[0],
             on_batch=None if files is None else files.append,
             progress=progress,
+            wait=wait,
         )
         if not result.items:
             reason = result.rejected[0].reason if result.rejected else "it has no items"

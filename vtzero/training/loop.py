@@ -299,14 +299,14 @@ class _Run:
             return
         if not self._evaluation.done(index):
             self._progress.phase("eval")
-            measured = self._evaluation(self._state, index, partial(self._evaluating, index))
+            waits = partial(self._await_answers, index)
+            measured = self._evaluation(self._state, index, self._progress.evaluating, waits)
             self._progress.evaluated(index, measured)
         if self._logs is not None:
             self._logs.evaluated(index, self._evaluation.measured(index))
 
-    def _evaluating(self, index: int, done: int, total: int) -> None:
-        self._progress.evaluating(done, total)
-        if self._stop.agreed():  # what was asked is kept, and is not asked again
+    def _await_answers(self, index: int, answers: Any) -> None:
+        if not self._stop.arrived(answers):  # what was answered is kept, and is not asked again
             self._stop_after(index)
 
     def _save(self, index: int) -> None:

@@ -1,7 +1,6 @@
 """What a training method is to the loop: one step at a time, and a data position to save."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol, TypeVar
@@ -60,8 +59,8 @@ class Stops(Protocol):
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all must call it, and get one answer."""
 
-    def unless_stopped(self, work: Future[Any]) -> bool:
-        """Wait for `work` in every process; False as soon as any was asked to stop; all must call it."""
+    def arrived(self, values: Any) -> bool:
+        """Wait for arrays, in every process; False as soon as any was asked to stop; all must call it."""
 
     def unless_asked(self, do: Callable[[], Value]) -> Value | None:
         """What `do` returns; None as soon as this process is asked to stop."""
@@ -73,8 +72,8 @@ class Never:
     def agreed(self) -> bool:
         return False
 
-    def unless_stopped(self, work: Future[Any]) -> bool:
-        wait([work])
+    def arrived(self, values: Any) -> bool:
+        jax.block_until_ready(values)
         return True
 
     def unless_asked(self, do: Callable[[], Value]) -> Value | None:

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT as a wish to stop: heard at the next safe point of a step, by all processes together.
 
-A second signal ends the process at once. Knows signals and processes; what is saved is the loop's matter.
+A second signal ends the process at once. Knows signals, processes and whether arrays are there yet; what is
+saved is the loop's matter.
 """
 
 import os
@@ -8,9 +9,11 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
 from typing import Any, TypeVar
+
+import jax
 
 from vtzero.parallel.messages import tell_all
 from vtzero.signals import SIGNALS, caught, raise_signalled
@@ -50,6 +53,7 @@ class StopRequest:
         heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self._heard) for number in heard}
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
+        self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="arrival")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,17 +61,19 @@ class StopRequest:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
         self._written.close()
+        self._waiter.shutdown(wait=False)
         caught()  # on its way through code of ours alone it cannot get lost
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop; all must call it, and get one answer."""
         return any(tell_all(self._asked))
 
-    def unless_stopped(self, work: Future[Any]) -> bool:
-        """Wait until `work` is done in every process; False as soon as any process was asked to stop.
+    def arrived(self, values: Any) -> bool:
+        """Wait until arrays are there, in every process; False as soon as any process was asked to stop.
 
-        All must call it, and get one answer. Work that is given up goes on.
+        All must call it, and get one answer. What computes them goes on.
         """
+        work = self._waiter.submit(jax.block_until_ready, values)
         while True:
             wait([work], timeout=_LOOK_UP)
             told = tell_all((self._asked, work.done()))
