@@ -2,8 +2,8 @@
 
 Run as a file by `symbolic.py`, not imported, with a limit of its memory in bytes; it must know nothing of
 this package, so that it starts in the time that math-verify itself takes. A request is one line of JSON, a
-time limit in seconds and a list of comparisons; answers are `true` or `false`. The kernel ends the process when a comparison takes longer than
-the limit, whatever code it is in and whether or not anyone waits for it.
+time limit in seconds and a list of comparisons; answers are `true` or `false`. The kernel ends the process
+when a comparison takes longer than the limit, whatever code it is in and whether or not anyone waits for it.
 """
 
 import functools
