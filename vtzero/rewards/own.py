@@ -79,7 +79,7 @@ class OwnReward:
         if connection is not None:
             connection.close()
         if process is not None:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # macOS forbids it where all have ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
