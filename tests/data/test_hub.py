@@ -1,6 +1,7 @@
 """A data set of the hub becomes a local file of its first rows, or an error that says what to do instead."""
 
 import io
+import resource
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -12,6 +13,7 @@ from fixtures.jobs import Job
 from PIL import Image as Picture
 
 from vtzero.data.hub import ROWS_PER_GROUP, HubError, HubSet, hub_file, write_stream
+from vtzero.failures import FAILED, described
 
 CV_BENCH = HubSet("nyu-visionx/CV-Bench", None, "test")
 ROWS = 150
@@ -108,6 +110,33 @@ def test_no_network_says_which_local_file_to_give(tmp_path, closed_hub):
         hub_file(CV_BENCH, None, tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 4 KiB, which to who writes is as a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_full_disk_is_no_fault_of_the_hub(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("vtzero.data.hub._stream", lambda hub: streamed(published))
+    with pytest.raises(OSError, match="File too large") as caught:
+        hub_file(CV_BENCH, None, tmp_path)
+    assert not isinstance(caught.value, HubError)
+    assert described(caught.value) == (FAILED, "cannot write (File too large)")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_rows_are_told_as_such(published, tmp_path, monkeypatch):
+    pq.ParquetWriter(tmp_path / "empty.parquet", pq.read_schema(published)).close()
+    monkeypatch.setattr("vtzero.data.hub._stream", lambda hub: streamed(tmp_path / "empty.parquet"))
+    with pytest.raises(HubError, match=r"^nyu-visionx/CV-Bench: its split test holds no rows; name another"):
+        hub_file(CV_BENCH, None, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_limit_of_nothing_is_refused(tmp_path):

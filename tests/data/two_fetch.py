@@ -22,6 +22,8 @@ me = jax.process_index()
 def streamed(asked: hub.HubSet):
     if asked.repo == "not/there":
         raise ConnectionError(f"asked by {me}")
+    if asked.repo == "full/disk":
+        raise RuntimeError(f"{me} cannot write") from OSError(28, "No space left on device", "a.parquet")
     (folder / f"{asked.split}-read-by-{me}").touch()
     return load_dataset("parquet", data_files={"train": str(published)}, split="train", streaming=True)
 
@@ -34,3 +36,6 @@ own = hub.hub_file(hub.HubSet("a/b", None, "own"), 5, folder / f"own-{me}")
 assert pq.read_table(own).num_rows == 5
 with pytest.raises(hub.HubError, match="asked by 0"):
     hub.hub_file(hub.HubSet("not/there", None, "train"), 5, folder)
+with pytest.raises(OSError, match="No space left on device") as caught:
+    hub.hub_file(hub.HubSet("full/disk", None, "train"), 5, folder)
+assert not isinstance(caught.value, hub.HubError)

@@ -2,16 +2,19 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import math_verify
 import pytest
 
-from vtzero.rewards import symbolic
+from vtzero.host_memory import memory_beside
+from vtzero.rewards import NamedReward, load_reward, score, symbolic
 from vtzero.rewards.symbolic import Comparison, SymbolicError, SymbolicTimeoutError, compare, equal
 
 # The power is computed in one instruction, which no exception can interrupt.
@@ -90,6 +93,30 @@ def test_what_takes_too_long_is_an_error_and_the_rest_is_answered() -> None:
         equal(ENDLESS.gold, ENDLESS.target)
 
 
+@pytest.mark.usefixtures("half_a_second")
+def test_a_tower_of_powers_has_no_score() -> None:
+    """It is not 0: nobody knows whether it is the answer."""
+    said = [f"<answer>${text}$</answer>" for text in ("10^{10^{10}}", "3")]
+    function = NamedReward("math", load_reward("accuracy_math_verify"))
+    result = score([function], said, {"answer": ["3", "3.0"]})
+    assert [str(one) for one in result.total] == ["nan", "1.0"]
+    ((place, reason),) = [(failure.sample_index, failure.reason) for failure in result.failures]
+    assert place == 0
+    assert "math-verify took longer than 0.5 s and was stopped" in reason
+
+
+def test_its_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    symbolic._worker.close()
+    assert resource.prlimit(worker_id(), resource.RLIMIT_DATA) == (memory_beside(),) * 2
+    symbolic._worker.close()
+    monkeypatch.setattr(symbolic, "memory_beside", lambda: 150 * 2**20)
+    assert compare([Comparison("$2^{10^{11}}$", "3"), Comparison("3", "3")]) == [False, True]
+    status = Path(f"/proc/{worker_id()}/status").read_text()
+    symbolic._worker.close()
+    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    assert peak < 300 * 2**10
+
+
 def test_a_process_that_was_killed_is_replaced() -> None:
     killed = worker_id()
     os.kill(killed, signal.SIGKILL)
@@ -155,6 +182,22 @@ def test_a_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(SymbolicError, match="did not start: exit code 1"):
         equal("1", "1")
+
+
+def test_a_process_that_is_never_ready_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    symbolic._worker.close()
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/sh\nexec sleep 1000\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setattr(symbolic, "START_SECONDS", 0.2)
+    function = NamedReward("math", load_reward("accuracy_math_verify"))
+    result = score([function], ["<answer>$1+1$</answer>"] * 40, {"answer": ["2"] * 40})
+    reasons = [failure.reason for failure in result.failures]
+    assert len(reasons) == 40
+    assert "math-verify's process was not ready after 0.2 s" in reasons[0]
+    assert reasons[3:] == ["was not called after 3 in a row that took too long"] * 37
+    assert symbolic._worker._process is None
 
 
 def test_the_process_loads_no_jax() -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from vtzero.data.cache_files import cached_whole
 from vtzero.data.retries import with_retries
+from vtzero.failures import full_disk
 from vtzero.parallel.messages import ask_first
 from vtzero.terminal import error_line
 
@@ -38,6 +39,10 @@ class HubError(FileNotFoundError):
     """A data set could not be had from the hub: one line with the reason and the way out."""
 
 
+class NoRowsError(ValueError):
+    """A stream ends before its first row."""
+
+
 def hub_file(hub: HubSet, limit: int | None = None, folder: Path | None = None) -> Path:
     """A local parquet file with the first `limit` rows of a split, all of them for None.
 
@@ -46,24 +51,27 @@ def hub_file(hub: HubSet, limit: int | None = None, folder: Path | None = None) 
     All processes of a job must call it, in one order: the first fetches, and the others find the file in a
     cache that they share with it, or fetch their own.
 
-    Raises HubError when the hub cannot be reached or has no such data set, ValueError for a limit below 1.
+    Raises HubError when the hub cannot be reached or has no such rows, ValueError for a limit below 1, and
+    what the system said, in every process, when the disk of the first is full.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     path = cached_path(hub, limit, folder)
     failure = ask_first(lambda: _failure_of_fetching(hub, path, limit))
     if failure is not None:
-        raise HubError(str(failure)) from failure
+        raise failure
     _fetch(hub, path, limit)
     return path
 
 
-def _failure_of_fetching(hub: HubSet, path: Path, limit: int | None) -> HubError | None:
+def _failure_of_fetching(hub: HubSet, path: Path, limit: int | None) -> OSError | None:
     """An answer and no exception: the other processes wait for it."""
     try:
         _fetch(hub, path, limit)
     except HubError as error:
         return error
+    except Exception as error:  # of a kind that the others may not know
+        return error if type(error) is OSError else OSError(full_disk(error))
     return None
 
 
@@ -72,7 +80,11 @@ def _fetch(hub: HubSet, path: Path, limit: int | None) -> None:
         return
     try:
         with_retries(lambda: write_stream(_stream(hub), path, limit), hub.repo)
+    except NoRowsError as error:
+        raise HubError(f"{hub.repo}: its split {hub.split} holds no rows; name another split") from error
     except Exception as error:
+        if full_disk(error) is not None:
+            raise
         # The libraries below raise nearly every kind of exception for a network that fails.
         raise HubError(_explanation(hub, error)) from error
 
@@ -85,7 +97,7 @@ def cached_path(hub: HubSet, limit: int | None = None, folder: Path | None = Non
 def write_stream(stream: Any, path: Path, limit: int | None = None) -> None:
     """Write the first rows of a `datasets.IterableDataset` as parquet; the file appears whole or not at all.
 
-    Raises ValueError when there are none.
+    Raises NoRowsError when there are none.
     """
     with cached_whole(path) as unfinished:
         _write(_tables(stream, limit), unfinished)
@@ -94,7 +106,7 @@ def write_stream(stream: Any, path: Path, limit: int | None = None) -> None:
 def _write(tables: Iterator[pa.Table], path: Path) -> None:
     first = next(tables, None)
     if first is None:
-        raise ValueError("it holds no rows")
+        raise NoRowsError("it holds no rows")
     with pq.ParquetWriter(path, first.schema) as writer:
         writer.write_table(first, row_group_size=ROWS_PER_GROUP)
         for table in tables:

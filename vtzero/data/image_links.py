@@ -9,6 +9,7 @@ import urllib.request
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from time import monotonic
 from urllib.parse import urlsplit
 
 from vtzero.data.cache_files import cached_whole
@@ -18,10 +19,13 @@ from vtzero.data.rows import RowError
 from vtzero.terminal import short_line
 
 _TIMEOUT_SECONDS = 30
+_MOST_SECONDS = 300
+"""For all of an image: a server that sends a byte now and then never lets the other limit run out."""
 _SILENT_HOSTS: set[str] = set()
 _MOST_BYTES = 2**28
+_PIECE = 2**16
 _LONGEST_NAME = 200
-"""Of 255 bytes that file systems allow."""
+"""Of 255 bytes that file systems allow; a digest follows."""
 
 
 def link_folder() -> Path:
@@ -72,14 +76,20 @@ def _asked(link: str) -> bytes:
 
 
 def _read(link: str) -> bytes:
+    by = monotonic() + _MOST_SECONDS
+    data = bytearray()
     with urllib.request.urlopen(link, timeout=_TIMEOUT_SECONDS) as answer:
-        data: bytes = answer.read(_MOST_BYTES + 1)
-        return data
+        # read1: what is there, where `read` would wait for all of a piece.
+        while len(data) <= _MOST_BYTES and (piece := answer.read1(_PIECE)):
+            data += piece
+            if monotonic() > by:
+                raise TimeoutError(f"it was not whole after {_MOST_SECONDS:g} s")
+    return bytes(data)
 
 
 def _file_name(link: str) -> str:
-    """The whole link, so that two of one name in two folders stay apart."""
-    name = re.sub(r"[^\w.-]+", "_", link.partition("://")[2])
-    if len(name.encode(errors="replace")) <= _LONGEST_NAME:
-        return name
-    return sha256(link.encode(errors="replace")).hexdigest() + name[-20:]
+    """What can be read of the link, and its digest: a/b.png and a_b.png read alike here."""
+    digest = sha256(link.encode(errors="surrogatepass")).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]+", "_", link.partition("://")[2]).encode()[-_LONGEST_NAME:]
+    path = Path(name.decode(errors="ignore"))
+    return f"{path.stem}-{digest}{path.suffix}"

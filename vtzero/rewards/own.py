@@ -1,7 +1,7 @@
 """A person's own reward function, in a process of its own, with a time limit and a memory limit.
 
 Whatever it does there (raise, hang, exit, crash, eat memory) costs the call that did it; its process is then
-replaced, and with it what the function remembered. Knows nothing of scores and batches.
+replaced, and with it what the function remembered and what it had started. Knows nothing of scores.
 """
 
 import atexit
@@ -12,24 +12,26 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
+from vtzero.host_memory import memory_beside
 from vtzero.terminal import error_line, short_line
 
 START_SECONDS = 120.0
 """For the file's own imports."""
-MEMORY_SHARE = 0.5
-"""Of the machine's memory."""
+_END_SECONDS = 5.0
+"""For a process that has closed its pipe to end."""
 
 
 class OwnRewardError(Exception):
     """What an own reward did instead of returning; its text says all."""
 
 
-class OwnRewardTimeoutError(OwnRewardError):
-    """It took longer than it may."""
+class OwnRewardTimeoutError(OwnRewardError, TimeoutError):
+    """It took longer than it may, or its process could not be replaced: the next call may take as long."""
 
 
 def reason_of(error: BaseException) -> str:
@@ -51,7 +53,7 @@ class OwnReward:
     """
 
     def __init__(self, file: Path, name: str, spec: str, time_limit: float):
-        self._command = [str(file), name, spec, str(_memory_limit())]
+        self._command = [str(file), name, spec, str(memory_beside())]
         self._time_limit = time_limit
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,32 +79,41 @@ class OwnReward:
         if connection is not None:
             connection.close()
         if process is not None:
-            process.kill()
+            with suppress(ProcessLookupError, PermissionError):  # macOS forbids it where all have ended
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def _asked(self, question: Any) -> tuple[str, Any]:
-        if self._connection is None:
-            self._start()
-        assert self._connection is not None
+        connection = self._connection or self._started_again()
         try:
-            self._connection.send(question)
-            if not self._connection.poll(self._time_limit):
-                self.close()
-                raise OwnRewardTimeoutError(f"took longer than {self._time_limit:g} s and was stopped")
-            answer: tuple[str, Any] = self._connection.recv()
+            connection.send(question)
+            if connection.poll(self._time_limit):
+                answer: tuple[str, Any] = connection.recv()
+                return answer
         except (EOFError, OSError):
             raise OwnRewardError(self._end()) from None
         except BaseException:
             self.close()  # its answer to come would be taken for that to the next question
             raise
-        return answer
+        self.close()
+        raise OwnRewardTimeoutError(f"took longer than {self._time_limit:g} s and was stopped")
 
-    def _start(self) -> None:
+    def _started_again(self) -> "Connection[Any, Any]":
+        try:
+            return self._start()
+        except ValueError as error:
+            raise OwnRewardTimeoutError(f"could not be started again: {error}") from None
+
+    def _start(self) -> "Connection[Any, Any]":
         own, theirs = Pipe()
         # -P: what lies in the working directory must not be found under the names of other modules.
         program = [sys.executable, "-P", "-m", "vtzero.rewards.own_worker", str(theirs.fileno())]
+        # A session of its own, so that what the function starts can be ended with it.
         self._process = subprocess.Popen(
-            [*program, *self._command], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            [*program, *self._command],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         theirs.close()
         self._connection = own
@@ -112,18 +123,24 @@ class OwnReward:
             kind, value = own.recv()
         except EOFError:
             raise ValueError(f"reward {self._command[2]!r}: {self._end()} while it started") from None
-        except ValueError:
+        except BaseException:
             self.close()
             raise
         if kind == "refused":
             self.close()
             raise ValueError(value)
+        return own
 
     def _end(self) -> str:
         process = self._process
-        code = None if process is None else process.wait()
-        self.close()
-        if code is not None and code < 0:
+        assert process is not None
+        try:
+            code = process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "its process closed its pipe and was ended"
+        finally:
+            self.close()
+        if code < 0:
             return f"its process was ended by {signal.Signals(-code).name}"
         return f"its process ended with code {code}"
 
@@ -131,7 +148,3 @@ class OwnReward:
 def _close(own: "weakref.ref[OwnReward]") -> None:
     if (reward := own()) is not None:
         reward.close()
-
-
-def _memory_limit() -> int:
-    return int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,13 +1,15 @@
 """The process in which an own reward function runs: answers each call with what it returned, or raised.
 
-Started by `own.py`, with: the number of its pipe, the file, the function's name, the specification and a
-limit in bytes. Knows nothing of who asks.
+Started by `own.py` in a session of its own, with: the number of its pipe, the file, the function's name, the
+specification and a limit in bytes. Knows nothing of who asks.
 """
 
 import ctypes
+import os
 import resource
 import signal
 import sys
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 from vtzero.rewards.own import OwnRewardError, listed, reason_of
 from vtzero.rewards.registry import RewardFunction, own_function
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_WHEN_PARENT_DIES = 1  # PR_SET_PDEATHSIG
+_IT_DIED = signal.SIGUSR1
 
 
 def main() -> None:
@@ -24,7 +27,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a wish to stop is for the process that asks
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_WHEN_PARENT_DIES, signal.SIGKILL)
+        _start_guard(int(pipe))
         resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
     connection: Connection[Any, Any] = Connection(int(pipe))
     try:
@@ -39,6 +43,24 @@ def main() -> None:
         except EOFError:
             return
         _answer(connection, function, completions, columns)
+
+
+def _start_guard(pipe: int) -> None:
+    """A process that ends all of this session as soon as this one has ended, whatever ended it.
+
+    What the function has started, such as a compiler that hangs, would outlive a run that was killed.
+    """
+    worker = os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # numpy has threads; the guard needs none
+        if os.fork():
+            return
+    os.close(pipe)  # or its end would not be seen
+    signal.pthread_sigmask(signal.SIG_BLOCK, [_IT_DIED])
+    ctypes.CDLL(None).prctl(_WHEN_PARENT_DIES, _IT_DIED)
+    while os.getppid() == worker:  # others may send that signal too
+        signal.sigwait([_IT_DIED])
+    os.killpg(0, signal.SIGKILL)
 
 
 def _answer(connection: Any, function: RewardFunction, completions: list[str], columns: Any) -> None:

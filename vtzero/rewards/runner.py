@@ -17,7 +17,7 @@ from vtzero.rewards.own import OwnRewardError, OwnRewardTimeoutError, listed, re
 from vtzero.rewards.registry import RewardFunction
 
 MOST_TIMEOUTS = 3
-"""Of the calls for single samples of a batch: a function that always hangs would take its limit for each."""
+"""In a row, of the calls for single samples: a function that always hangs would take its limit for each."""
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -128,12 +128,15 @@ def _scores_one_by_one(
     scores, failed_before, timeouts = [], len(failures), 0
     for index, (completion, own_columns) in enumerate(_samples(completions, columns)):
         try:
-            if timeouts == MOST_TIMEOUTS:
-                raise OwnRewardError(f"was not called after {timeouts} that took too long")
+            if timeouts >= MOST_TIMEOUTS:
+                raise OwnRewardTimeoutError(
+                    f"was not called after {MOST_TIMEOUTS} in a row that took too long"
+                )
             (result,) = _call(reward, [completion], own_columns)
+            timeouts = 0
             scores.append(_score(reward, index, result, failures))
         except (Exception, SystemExit) as error:
-            timeouts += isinstance(error, OwnRewardTimeoutError)
+            timeouts = timeouts + 1 if isinstance(error, TimeoutError) else 0
             failures.append(RewardFailure(reward.name, index, reason_of(error)))
             scores.append(math.nan)
     if len(failures) == failed_before:

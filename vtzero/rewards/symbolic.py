@@ -2,12 +2,14 @@
 
 math-verify limits its time with SIGALRM, which only the main thread may set and which cannot stop code
 outside Python; and it scores what ran out of time as wrong. Here a comparison that takes too long costs its
-process, which is replaced, and is an error that says so. It knows nothing of rewards.
+process, which is replaced, and is an error that says so. One that would take more memory than a process
+beside the run may is unequal, as is whatever raises an error in math-verify. It knows nothing of rewards.
 """
 
 import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from vtzero.host_memory import memory_beside
+
 TIME_LIMIT_SECONDS = 10.0  # for both texts of a comparison; math-verify itself gives each of its calls 5
+START_SECONDS = 120.0  # sympy, from a disk that is slow or shared
 _PROGRAM = Path(__file__).with_name("symbolic_worker.py")
 _READY = "ready\n"
 
@@ -28,6 +33,10 @@ class SymbolicError(RuntimeError):
 
 class SymbolicTimeoutError(SymbolicError):
     """A comparison has no result, because it took longer than the time limit."""
+
+
+class SymbolicStartError(SymbolicError, TimeoutError):
+    """math-verify's process was not ready in time: the next call may take as long."""
 
 
 @dataclass(frozen=True)
@@ -98,17 +107,28 @@ class _Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         # -P: what lies beside the program must not be found under the names of other modules.
-        command = [sys.executable, "-P", str(_PROGRAM)]
+        command = [sys.executable, "-P", str(_PROGRAM), str(memory_beside())]
         pipe = subprocess.PIPE
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
         self._process = process
-        if _pipe(process.stdout).readline() != _READY:
+        try:
+            started = self._says_ready(process)
+        except BaseException:
+            self.close()
+            raise
+        if not started:
             code = process.wait()
             self.close()
             raise SymbolicError(
                 f"math-verify's process did not start: exit code {code}, for a reason printed above"
             )
         return process
+
+    def _says_ready(self, process: subprocess.Popen[str]) -> bool:
+        answers = _pipe(process.stdout)
+        if not select.select([answers], [], [], START_SECONDS)[0]:
+            raise SymbolicStartError(f"math-verify's process was not ready after {START_SECONDS:g} s")
+        return answers.readline() == _READY
 
     def _bury(self, time_limit: float) -> SymbolicError:
         """Why the process ended."""

@@ -1,15 +1,16 @@
 """The process in which math-verify runs: reads comparisons, answers each with a line of its own.
 
-Run as a file by `symbolic.py`, not imported; it must know nothing of this package, so that it starts in the
-time that math-verify itself takes. A request is one line of JSON, a time limit in seconds and a list of
-comparisons; answers are `true` or `false`. The kernel ends the process when a comparison takes longer than
-the limit, whatever code it is in and whether or not anyone waits for it.
+Run as a file by `symbolic.py`, not imported, with a limit of its memory in bytes; it must know nothing of
+this package, so that it starts in the time that math-verify itself takes. A request is one line of JSON, a
+time limit in seconds and a list of comparisons; answers are `true` or `false`. The kernel ends the process
+when a comparison takes longer than the limit, whatever code it is in and whether or not anyone waits for it.
 """
 
 import functools
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 from typing import Any, TextIO
@@ -46,13 +47,16 @@ def equal(gold: str | list[str], target: str, strings: tuple[str, ...]) -> bool:
 def main() -> None:
     """Answer requests until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that asks
+    if sys.platform == "linux":
+        limit = int(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     logging.disable(logging.CRITICAL)
     answers = _only_we_write_to_stdout()
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        limit, comparisons = json.loads(line)
+        seconds, comparisons = json.loads(line)
         for gold, target, strings in comparisons:
-            signal.setitimer(signal.ITIMER_REAL, limit)  # SIGALRM without a handler ends the process
+            signal.setitimer(signal.ITIMER_REAL, seconds)  # SIGALRM without a handler ends the process
             verdict = equal(gold, target, tuple(strings))
             signal.setitimer(signal.ITIMER_REAL, 0)
             print(json.dumps(verdict), file=answers, flush=True)

@@ -4,12 +4,12 @@ The compiler says what a program needs; nothing is tried out. Knows programs and
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
+from vtzero.host_memory import host_memory
 from vtzero.parallel.program import Program
 
 # Of a device's memory: the rest is for what else is on it, and for what the allocator cannot fill.
@@ -22,8 +22,7 @@ def device_memory() -> int:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
-    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return pages * page // jax.local_device_count()
+    return host_memory() // jax.local_device_count()
 
 
 def fewest_parts(
