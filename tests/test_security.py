@@ -139,6 +139,21 @@ def test_a_file_of_rewards_is_run_only_where_it_is_named(tmp_path, monkeypatch, 
     capsys.readouterr()
 
 
+def test_a_traceback_tells_no_secret(tmp_path, monkeypatch, capsys):
+    """That of an error which nobody foresaw."""
+
+    def fails(*_):
+        raise RuntimeError("401 for https://host/a.png?X-Amz-Signature=9Yt4Rw with Bearer 3fQ8zLx1c0Vb")
+
+    (tmp_path / "a.yaml").write_text("seed: 1\n")
+    monkeypatch.setattr(Path, "read_text", fails)
+    assert main(["train", str(tmp_path / "a.yaml"), "--dry_run"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert "RuntimeError: 401 for https://host/a.png?… with Bearer ***" in said
+    assert "9Yt4Rw" not in said
+
+
 @pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_what_a_run_writes_or_says(tmp_path, monkeypatch, capsys):
     for name, secret in SECRETS.items():

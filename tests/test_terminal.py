@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vtzero.evaluation.tables import summary_table
-from vtzero.terminal import LONGEST, one_line, short_line, visible
+from vtzero.terminal import LONGEST, its_lines, one_line, short_line, visible
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,14 @@ def test_a_long_hostile_text_is_read_in_a_moment():
     for piece in (":/", "sk-", "a@", "://", "bearer ", "?=", "key ", "https://a?"):
         one_line(piece * (200_000 // len(piece)))
     assert time.monotonic() - began < 5
+
+
+def test_a_traceback_keeps_its_lines_and_no_secret():
+    trace = (
+        "Traceback:\n  File 'a.py', line 3\n    get('https://h/a?sig=s3')\nError: \x1b[2J hf_abcdefgh1234\n"
+    )
+    shown = "Traceback:\n  File 'a.py', line 3\n    get('https://h/a?…')\nError: \\x1b[2J ***"
+    assert its_lines(trace) == shown
 
 
 def test_a_long_message_keeps_its_ends():

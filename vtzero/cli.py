@@ -21,7 +21,7 @@ from vtzero.arguments import parse
 from vtzero.config import RunConfig, load_config, parse_overrides
 from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, report_unraised
 from vtzero.signals import came, caught, hear, heard
-from vtzero.terminal import visible
+from vtzero.terminal import its_lines, visible
 
 _M_ARENA_MAX = -8  # of malloc.h
 
@@ -90,7 +90,7 @@ def _run(known: argparse.Namespace, rest: list[str]) -> int:
             return _interrupted(known.verb, error.__context__)
         code, line = described(error)
         if line is None:
-            traceback.print_exc()
+            print(its_lines(traceback.format_exc()), file=sys.stderr)
         else:
             print(f"vtzero {known.verb}: {line}", file=sys.stderr)
         return code

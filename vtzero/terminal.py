@@ -46,6 +46,12 @@ def one_line(text: object) -> str:
     return visible(_LINK.sub(_without_query, _KEY.sub(r"\1***", line)))
 
 
+def its_lines(text: object) -> str:
+    """Text of several lines, such as a traceback: each as `one_line`, and as far to the right as it was."""
+    lines = str(text).splitlines()
+    return "\n".join(line[: len(line) - len(line.lstrip())] + one_line(line) for line in lines)
+
+
 def short_line(text: object) -> str:
     """`one_line` with its middle left out: a reason that quotes ten megabytes of an answer helps nobody."""
     whole, half = str(text), (LONGEST - 3) // 2
