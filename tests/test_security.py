@@ -142,7 +142,7 @@ def test_a_file_of_rewards_is_run_only_where_it_is_named(tmp_path, monkeypatch, 
 def test_a_traceback_tells_no_secret(tmp_path, monkeypatch, capsys):
     """That of an error which nobody foresaw."""
 
-    def fails(*_):
+    def fails(*_, **__):
         raise RuntimeError("401 for https://host/a.png?X-Amz-Signature=9Yt4Rw with Bearer 3fQ8zLx1c0Vb")
 
     (tmp_path / "a.yaml").write_text("seed: 1\n")
