@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from vtzero.data import image_links, retries
+from vtzero.data import image_links
 from vtzero.data.image_links import fetched_image
 from vtzero.data.rows import RowError
 
@@ -67,7 +67,6 @@ def test_a_link_of_any_characters_has_a_file_name(tmp_path):
 
 def test_a_server_that_drips_is_given_up(address, tmp_path, monkeypatch):
     monkeypatch.setattr(image_links, "_MOST_SECONDS", 0.3)
-    monkeypatch.setattr(retries, "WAITS", ())
     began = time.monotonic()
     with pytest.raises(RowError, match=r"could not be fetched.*it was not whole after 0\.3 s"):
         fetched_image(f"{address}/slow/a.png", tmp_path)

@@ -19,6 +19,7 @@ import pytest
 from fixtures.tiny_folder import make_tiny_folder
 from flax import nnx
 
+from vtzero.failures import RunFailedError
 from vtzero.training.checkpoints import Checkpoints, SetAside
 from vtzero.training.huggingface import load_model, read_config, save_model
 from vtzero.training.optimizer import OptimizerSettings, make_optimizer
@@ -124,12 +125,12 @@ def test_what_was_not_written_as_it_should_be_replaces_nothing(
     checkpoints.wait()
     finish = checkpoints._finish
 
-    def losing(step: int, written: Any, kinds: Any) -> None:
-        finish(step, lambda: (written(), (tmp_path / "2" / lost).unlink()), kinds)
+    def losing(step: int, written: Any, names: Any) -> None:
+        finish(step, lambda: (written(), (tmp_path / "2" / lost).unlink()), names)
 
     monkeypatch.setattr(checkpoints, "_finish", losing)
     checkpoints.save(2, small(1), {})
-    with pytest.raises(OSError, match="2: was not written as it should be"):
+    with pytest.raises(RunFailedError, match="2: was not written as it should be"):
         checkpoints.wait()
     assert checkpoints.list_steps() == [1]
     checkpoints.close()

@@ -74,6 +74,17 @@ def worked(times: int) -> jax.Array:
     return jax.lax.fori_loop(0, times, lambda _, x: x @ matrix, matrix)
 
 
+def test_what_fails_on_a_device_fails_here():
+    """Among several processes the others may wait for this one, in the same program, for ever."""
+
+    class Failed:
+        def block_until_ready(self):
+            raise RuntimeError("out of memory")
+
+    with StopRequest() as stop, pytest.raises(RuntimeError, match="out of memory"):
+        stop.arrived(Failed())
+
+
 def test_the_handlers_of_before_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopRequest():

@@ -75,6 +75,10 @@ def _asked(link: str) -> bytes:
         raise
 
 
+class SlowLinkError(OSError):
+    """A server that sends too little; asked again it would do the same."""
+
+
 def _read(link: str) -> bytes:
     by = monotonic() + _MOST_SECONDS
     data = bytearray()
@@ -83,7 +87,7 @@ def _read(link: str) -> bytes:
         while len(data) <= _MOST_BYTES and (piece := answer.read1(_PIECE)):
             data += piece
             if monotonic() > by:
-                raise TimeoutError(f"it was not whole after {_MOST_SECONDS:g} s")
+                raise SlowLinkError(f"it was not whole after {_MOST_SECONDS:g} s")
     return bytes(data)
 
 

@@ -126,7 +126,9 @@ class _Worker:
 
     def _says_ready(self, process: subprocess.Popen[str]) -> bool:
         answers = _pipe(process.stdout)
-        if not select.select([answers], [], [], START_SECONDS)[0]:
+        ready = select.poll()  # select knows no file beyond the 1,024th
+        ready.register(answers)
+        if not ready.poll(1000 * START_SECONDS):
             raise SymbolicStartError(f"math-verify's process was not ready after {START_SECONDS:g} s")
         return answers.readline() == _READY
 

@@ -13,6 +13,8 @@ FREE_TO_CHANGE += ("eval_steps", "mesh", "gather_for_generation", "gradient_accu
 FREE_TO_CHANGE += ("max_bad_steps", "max_logp_difference", "max_rejected_share", "max_failed_share")
 FREE_TO_CHANGE += ("gradient_checkpointing", "gradient_checkpointing_policy", "logprob_chunk")
 FREE_TO_CHANGE += ("print_completions_steps", "wandb")
+FIXED: tuple[str, ...] = ("method", "model", "seed", "data", "data_split", "data_weights")
+"""What the state of a run is of: with another there is nothing to go on with."""
 
 
 def check_agreement(config: RunConfig) -> None:
@@ -28,7 +30,7 @@ def check_agreement(config: RunConfig) -> None:
 def check_folder(folder: Path, config: RunConfig, *, allow_changes: bool = False) -> str:
     """A folder is continued with its own settings, those aside that change numbers by rounding at most.
 
-    With `allow_changes` also with others: what has changed is returned, empty where nothing has.
+    With `allow_changes` also with others but `FIXED`: what has changed is returned, empty where nothing has.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
@@ -50,11 +52,10 @@ def check_folder(folder: Path, config: RunConfig, *, allow_changes: bool = False
         if not _is_free(name, config) and _differs(name, saved, config)
     ]
     values = ", ".join(f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
-    if changed and not allow_changes:
-        raise ConfigError(
-            f"{folder} holds a run with another {values}; choose another output_dir, remove it, "
-            "or go on nevertheless with --allow_changes"
-        )
+    fixed = any(name in FIXED for name in changed)
+    if changed and (fixed or not allow_changes):
+        way_out = "or remove it" if fixed else "remove it, or go on nevertheless with --allow_changes"
+        raise ConfigError(f"{folder} holds a run with another {values}; choose another output_dir, {way_out}")
     return values
 
 

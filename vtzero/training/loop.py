@@ -21,7 +21,7 @@ from vtzero.data.pipeline import RejectedRowsError
 from vtzero.failures import RunFailedError, full_disk
 from vtzero.parallel.messages import tell_all
 from vtzero.parallel.processes import is_first, wait_for_all
-from vtzero.terminal import visible
+from vtzero.terminal import one_line, visible
 from vtzero.training.agreement import check_agreement, check_folder
 from vtzero.training.checkpoints import Checkpoints
 from vtzero.training.compilation import COMPILATIONS, compile_all
@@ -62,11 +62,13 @@ def train(
     """
     folder = Path(config.output_dir)
     check_agreement(config)
-    changed = check_folder(folder, config, allow_changes=allow_changes)
+    check_folder(folder, config, allow_changes=allow_changes)
     check_wandb(config)
     lock = FolderLock(folder)
     try:
         lock.acquire()
+        # Once more: while it waited, another start may have begun a run here.
+        changed = check_folder(folder, config, allow_changes=allow_changes)
         with _Run(config, folder, quiet=quiet or not is_first(), as_json=as_json) as run:
             # Only now: a start that fails for a mistake in the config must not bind the folder to it.
             if is_first():
@@ -178,9 +180,10 @@ class _Run:
 
     def keep_config(self, changed: str) -> None:
         """Say what has changed since the steps that are done, and keep what they were done with."""
-        kept = f"config.until-{self._start}.yaml"
-        print(f"warning: goes on with another {visible(changed)}; {kept} has what was", file=sys.stderr)
-        write_whole(self._folder / kept, (self._folder / "config.yaml").read_text())
+        kept = self._folder / f"config.until-{self._start}.yaml"
+        print(f"warning: goes on with another {one_line(changed)}; {kept.name} has what was", file=sys.stderr)
+        if not kept.exists():  # else no step was done with what was changed last
+            write_whole(kept, (self._folder / "config.yaml").read_text())
 
     def _heard(self, signals: int) -> None:
         """After a second signal the process ends, wherever it is."""
@@ -288,7 +291,7 @@ class _Run:
         """Warn of a step that did no good; BrokenRunError ends the run."""
         prompts = self._config.prompts_per_step
         drawn = {"samples": prompts, "completions": prompts * self._config.num_generations}
-        if report.index == self._start + 1:
+        if report.index == 1:
             _check_scored(report, drawn["completions"])
         for warning in self._watch.look(report.index, report.metrics, **drawn):
             if is_first():

@@ -71,11 +71,13 @@ class StopRequest:
     def arrived(self, values: Any) -> bool:
         """Wait until arrays are there, in every process; False as soon as any process was asked to stop.
 
-        All must call it, and get one answer. What computes them goes on.
+        All must call it, and get one answer. What computes them goes on. Raises what made them fail here.
         """
         work = self._waiter.submit(jax.block_until_ready, values)
         while True:
             wait([work], timeout=_LOOK_UP)
+            if work.done():
+                work.result()  # what has failed here may keep the others waiting for ever
             told = tell_all((self._asked, work.done()))
             if any(asked for asked, _ in told):
                 return False
