@@ -23,7 +23,8 @@ from vtzero.failures import DONE, GOES_ON, INTERRUPTED, MISTAKE, described, repo
 from vtzero.signals import came, caught, hear, heard
 from vtzero.terminal import its_lines, visible
 
-_M_ARENA_MAX = -8  # of malloc.h
+_MALLOC = {"MALLOC_ARENA_MAX": (-8, 2), "MALLOC_MMAP_THRESHOLD_": (-3, 2**20)}
+"""mallopt's parameters of malloc.h and their values, by the variable with which a person may set each."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,14 +57,17 @@ def _write_anything() -> None:
 
 
 def _hold_memory_together() -> None:
-    """Let threads share glibc's arenas, each of which keeps the most that a thread ever had in it.
+    """Let glibc's threads share arenas, and give large pieces of memory back as soon as they are free.
 
-    With the eight a core that it makes by itself 40 evaluations grew a small run by 1.6 %, with two 40
-    evaluations and 40 checkpoints by 0.2 %.
+    By itself it makes eight arenas a core, each of which keeps the most that a thread ever had in it, and
+    takes pieces of up to 32 MiB out of arenas, which they break up. 2,000 steps of a small run with 40
+    evaluations and 40 checkpoints then grew it by 4.4 %; steps of `tiny` are as fast either way.
     """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+    with suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        for name, (parameter, value) in _MALLOC.items():
+            if name not in os.environ:
+                library.mallopt(parameter, value)
 
 
 def _end_at_once(verb: str) -> NoReturn:
