@@ -133,7 +133,7 @@ def test_the_majority_is_told_right_or_wrong(answerer, capsys):
     for answer, right in ((said, True), ("something else", False)):
         figures = answerer.answer("What?", replace(greedy, answer=answer, rewards=()))
         assert (figures["votes"], figures["majority_is_right"]) == (3, right)
-        assert f"3 of 3 say {said!r} ({'right' if right else 'wrong'})" in capsys.readouterr().out
+        assert f"3 of 3 say {said!r}, which is {'right' if right else 'wrong'}" in capsys.readouterr().out
 
 
 def test_hostile_text_is_written_out(answerer, capsys):

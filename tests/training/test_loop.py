@@ -152,7 +152,7 @@ def test_a_run_goes_on_with_another_config_where_that_is_allowed(tmp_path, capsy
     assert "goes on with another" in capsys.readouterr().err
     assert load_config(tmp_path / "run" / "config.until-1.yaml") == before
     assert load_config(tmp_path / "run" / "config.yaml") == after
-    with pytest.raises(ConfigError, match=r"seed \(42, not 43\); choose another output_dir, or remove"):
+    with pytest.raises(ConfigError, match=r"seed \(42, not 43\); no run can go on with another seed: "):
         train(replace(after, seed=43), quiet=True, allow_changes=True)
     assert [step["step"] for step in read_metrics(tmp_path / "run")] == [1, 2]
 

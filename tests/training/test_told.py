@@ -14,6 +14,7 @@ from vtzero.training.told import (
     completion_lines,
     completion_object,
     duration,
+    evaluation_line,
     finite,
     result_lines,
     step_line,
@@ -43,6 +44,19 @@ def test_a_step_in_one_line():
 
 def test_a_method_that_lacks_figures_shows_those_it_has():
     assert step_line(1, 2, {"loss": 0.5}, left=None) == "step 1/2  loss 0.5000"
+
+
+def test_what_a_step_did_without_is_told():
+    assert step_line(1, 2, {"loss": 0.5, "rejected_samples": 3.0, "reward_failures": 0.0}, left=None) == (
+        "step 1/2  loss 0.5000  set aside 3"
+    )
+    assert step_line(1, 2, {"reward_failures": 2.0}, left=None) == "step 1/2  failed rewards 2"
+
+
+def test_what_an_evaluation_did_without_is_told():
+    measured = {"accuracy": 50.0, "accuracy_lenient": 75.0, "mean_length": 9.5, "n": 4, "rejected": 0}
+    assert evaluation_line(4, measured).endswith("(4 items)")
+    assert evaluation_line(4, measured | {"rejected": 2}).endswith("(4 items, 2 set aside)")
 
 
 def test_durations():

@@ -100,7 +100,7 @@ def summary_line(summary: Summary) -> str:
     means += [shown_score(name, value) for name, value in summary.mean_rewards.items()]
     agreement = "no answer among them" if summary.majority.answer is None else "no two agree"
     if summary.majority.votes > 1:
-        right = {True: " (right)", False: " (wrong)", None: ""}[summary.majority_is_right]
+        right = {True: ", which is right", False: ", which is wrong", None: ""}[summary.majority_is_right]
         agreement = f"{summary.majority.votes} of {summary.count} say {summary.majority.answer!r}{right}"
     speed = f"{_rate(summary.tokens, summary.seconds)} tokens/s"
     return one_line(f"mean of {summary.count}: {', '.join(means)}; {agreement}; seed {summary.seed}, {speed}")

@@ -52,10 +52,12 @@ def check_folder(folder: Path, config: RunConfig, *, allow_changes: bool = False
         if not _is_free(name, config) and _differs(name, saved, config)
     ]
     values = ", ".join(f"{name} ({getattr(saved, name)}, not {getattr(config, name)})" for name in changed)
-    fixed = any(name in FIXED for name in changed)
+    fixed = ", ".join(name for name in changed if name in FIXED)
     if changed and (fixed or not allow_changes):
-        way_out = "or remove it" if fixed else "remove it, or go on nevertheless with --allow_changes"
-        raise ConfigError(f"{folder} holds a run with another {values}; choose another output_dir, {way_out}")
+        said = f"{folder} holds a run with another {values}"
+        if fixed:
+            raise ConfigError(f"{said}; no run can go on with another {fixed}: choose another output_dir")
+        raise ConfigError(f"{said}; choose another output_dir, or go on nevertheless with --allow_changes")
     return values
 
 

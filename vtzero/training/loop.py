@@ -226,7 +226,8 @@ class _Run:
         self._method.restore_data(extra["data"])
         self._data = self._method.data_state()
         if latest > self._config.max_steps:
-            raise ConfigError(f"max_steps is {self._config.max_steps}, but the run has done {latest} already")
+            done = f"the run in {self._folder} has done {latest} already"
+            raise ConfigError(f"max_steps is {self._config.max_steps}, but {done}; choose another output_dir")
         self._start = latest
         self._watch.restore(extra["watch"])
         self._totals = _Totals(extra["seconds"], extra["tokens"], defaultdict(float, extra["phases"]))

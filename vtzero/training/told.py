@@ -26,6 +26,8 @@ SHOWN = (
     ("tokens/s", "tokens/s", "{:,.0f}"),
     ("timing_s/step", "s/step", "{:.2f}"),
 )
+LOST = (("rejected_samples", "set aside"), ("reward_failures", "failed rewards"))
+"""What a step did without, shown where there is some."""
 _WIDEST, _QUESTION_LINES, _COMPLETION_LINES = 100, 6, 12
 _LONGEST = 8_000
 """Characters of a text that are looked at: nobody reads ten megabytes line by line."""
@@ -65,7 +67,8 @@ def known_figures(metrics: Mapping[str, float]) -> dict[str, float]:
 def short_figures(metrics: Mapping[str, float]) -> dict[str, str]:
     """The figures of a step that are shown, by their short names."""
     known = known_figures(metrics)
-    return {short: form.format(known[name]) for name, short, form in SHOWN if name in known}
+    shown = {short: form.format(known[name]) for name, short, form in SHOWN if name in known}
+    return shown | {short: f"{known[name]:.0f}" for name, short in LOST if known.get(name)}
 
 
 def step_line(step: int, total: int, metrics: Mapping[str, float], left: float | None) -> str:
@@ -82,10 +85,11 @@ def duration(seconds: float) -> str:
 
 def evaluation_line(step: int, measured: Mapping[str, Any]) -> str:
     """An evaluation in one line."""
+    rejected = f", {measured['rejected']} set aside" if measured.get("rejected") else ""
     return (
         f"step {step}: held-out accuracy {measured['accuracy']:.1f} % strict, "
         f"{measured['accuracy_lenient']:.1f} % lenient, mean length {measured['mean_length']:.1f} tokens "
-        f"({measured['n']} items)"
+        f"({measured['n']} items{rejected})"
     )
 
 
