@@ -3,6 +3,7 @@
 Else every process prints warnings on a machine that has no TPU. Where there is one, nothing is set.
 """
 
+import signal
 from glob import glob
 
 import pytest
@@ -12,6 +13,9 @@ from vtzero.planning.environment import prepare_compiler
 
 if not glob("/dev/accel*") and not glob("/dev/vfio/*"):
     prepare_compiler()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
