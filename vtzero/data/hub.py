@@ -71,7 +71,7 @@ def _failure_of_fetching(hub: HubSet, path: Path, limit: int | None) -> OSError 
     except HubError as error:
         return error
     except Exception as error:  # of a kind that the others may not know
-        return error if type(error) is OSError else OSError(full_disk(error))
+        return error if type(error) is OSError else OSError(full_disk(error) or error_line(error))
     return None
 
 

@@ -41,14 +41,11 @@ class FolderLock:
         if self._file is None:
             return
         file, self._file = self._file, None
-        try:
+        with suppress(OSError):  # another start has come in between, or somebody has removed it
             if self._made and [path.name for path in self._folder.iterdir()] == [NAME]:
                 (self._folder / NAME).unlink()
                 self._folder.rmdir()
-        except OSError:  # another start has come in between, or somebody has removed it
-            pass
-        finally:
-            os.close(file)
+        os.close(file)
 
     def _acquire(self) -> None:
         until, told = time.monotonic() + self._patience, False
